@@ -1,0 +1,249 @@
+"""What lies in a folder: names that say what they are, files that are whole or not there.
+
+``runs/<training>/`` holds ``spec.json``, ``status.json``, ``model.safetensors``, ``checkpoint.safetensors``
+while it trains, ``snapshots/``, ``curves.parquet``, ``log`` and ``cells/<cell>.json``, one outcome a cell.
+A name is readable parts + the digest of all resolved settings + the digest of the code behind them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.records import NUMERICS, BenchError, Cell, Training, digest
+from bench.registry import code_digest, find
+
+
+def slug(text: str) -> str:
+    """A name that is safe as one part of a path."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")[:60] or "unnamed"
+
+
+@functools.lru_cache(maxsize=100_000)
+def training_settings(training: Training) -> str:
+    """Digest of a training's settings, code apart."""
+    return digest(training)
+
+
+def training_code(training: Training) -> dict[str, str]:
+    """Digests of the unit code behind a training, by unit."""
+    code = {"numerics": str(NUMERICS), "method": code_digest("method", training.method.name)}
+    code["dataset"] = code_digest("dataset", training.data.dataset.name)
+    if training.backbone.name != "none":
+        code["backbone"] = code_digest("backbone", training.backbone.name)
+    if training.init is not None:
+        code["init"] = training_id(training.init)
+    return code
+
+
+def cell_code(cell: Cell) -> dict[str, str]:
+    """Digests of the unit code behind an evaluation, its training apart."""
+    return {
+        "numerics": str(NUMERICS),
+        "protocol": code_digest("protocol", cell.protocol.name),
+        "target": code_digest("dataset", cell.aim.dataset.name),
+    }
+
+
+@functools.lru_cache(maxsize=10_000)
+def _code_mark(units: tuple[tuple[str, str], ...], init: str) -> str:
+    parts = [f"{kind} {name} {code_digest(kind, name)}" for kind, name in units]
+    return digest([str(NUMERICS), *parts, init], 8)
+
+
+@functools.lru_cache(maxsize=100_000)
+def training_stem(training: Training) -> str:
+    """A training's name without the code digest: the same for all versions of the code."""
+    data = training.data
+    parts = [training.method.name, training.backbone.name, data.dataset.name]
+    if data.labels not in (0, "all"):
+        parts.append(f"{data.labels}labels")
+    readable = "-".join(slug(str(p)) for p in parts)
+    return f"{readable}-s{training.seed}-{training_settings(training)}"
+
+
+@functools.lru_cache(maxsize=100_000)
+def training_id(training: Training) -> str:
+    """The name of a training's folder."""
+    used = [("method", training.method.name), ("dataset", training.data.dataset.name)]
+    if training.backbone.name != "none":
+        used.append(("backbone", training.backbone.name))
+    init = training_id(training.init) if training.init else ""
+    return f"{training_stem(training)}-{_code_mark(tuple(used), init)}"
+
+
+def cell_stem(cell: Cell) -> str:
+    """A cell's own name without its training and the code digest."""
+    settings = digest([cell.protocol, cell.aim, cell.variant, cell.snapshots])
+    variant = f"-{slug(cell.variant)}" if cell.variant else ""
+    return f"{slug(cell.protocol.name)}-{slug(cell.aim.dataset.name)}{variant}-{settings}"
+
+
+def cell_name(cell: Cell) -> str:
+    """The name of a cell's outcome within its training's folder."""
+    used = (("protocol", cell.protocol.name), ("dataset", cell.aim.dataset.name))
+    return f"{cell_stem(cell)}-{_code_mark(used, '')}"
+
+
+def cell_id(cell: Cell) -> str:
+    """The full name of a cell: its training's and its own."""
+    return f"{training_id(cell.training)}/{cell_name(cell)}"
+
+
+def unit_about(kind: str, name: str) -> str:
+    """One line of what a unit is."""
+    return find(kind, name, "the record").about
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one training."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    def cell(self, name: str) -> Path:
+        """The outcome of a cell that is done."""
+        return self.path / "cells" / f"{name}.json"
+
+    def failed(self, name: str) -> Path:
+        """The outcome of a cell that was tried and is not done: it is tried again."""
+        return self.path / "cells" / f"{name}.failed.json"
+
+
+def folder(runs: Path, training: Training) -> Folder:
+    """The folder of a training below ``runs``."""
+    return Folder(runs / training_id(training))
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` when the block ends well: readers see all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = error.strerror or str(error)
+        raise BenchError(f"{path}: cannot be written: {reason}; free some space or choose another folder") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with written(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; ``None`` where there is no such file.
+
+    :raises BenchError: the file is damaged; deleting it makes it again.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read ({error}); delete it and it is made again") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a folder: who comes second waits. The system lets go when the holder dies."""
+    import fcntl
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("w")
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be written: {error.strerror}; choose another folder with --runs") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# ---- outcomes ----------------------------------------------------------------------------------
+
+
+def outcomes(runs: Path, training: Training) -> set[str]:
+    """The names of a training's cells that are done."""
+    try:
+        with os.scandir(folder(runs, training).path / "cells") as entries:
+            return {e.name[:-5] for e in entries if e.name.endswith(".json") and not e.name.endswith(".failed.json")}
+    except OSError:
+        return set()
+
+
+class Done:
+    """Knows which cells are done: looks into each training's folder once."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self.seen: dict[Training, set[str]] = {}
+
+    def __call__(self, cell: Cell) -> bool:
+        if cell.training not in self.seen:
+            self.seen[cell.training] = outcomes(self.runs, cell.training)
+        return cell_name(cell) in self.seen[cell.training]
+
+
+def siblings(runs: Path, training: Training) -> list[Path]:
+    """Folders of the same training made by another version of the code, newest first."""
+    own = training_id(training)
+    found = [p for p in runs.glob(f"{training_stem(training)}-????????") if p.name != own and p.is_dir()]
+    return sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
+
+
+def merge_json(path: Path, changes: Mapping[str, Any]) -> None:
+    """Rewrite a JSON table with some keys changed."""
+    write_json(path, {**(read_json(path) or {}), **changes})

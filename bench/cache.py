@@ -1,0 +1,65 @@
+"""The feature cache: one file per tensor, found by its key, bounded, safe between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from bench import tensors
+from bench.contracts import Cache
+from bench.records import BenchError
+
+DEFAULT_GB = 8.0
+
+
+class FileCache(Cache):
+    """Files below ``folder``; the longest unread ones go when all are larger than ``limit_gb``.
+
+    A file is written whole or not at all, and one that was deleted or damaged is computed again, so
+    that several processes may share the folder.
+    """
+
+    def __init__(self, folder: Path, limit_gb: float | None = None) -> None:
+        self.folder = folder
+        if limit_gb is None:
+            limit_gb = float(os.environ.get("BENCH_CACHE_GB", DEFAULT_GB))
+        self.limit = limit_gb * 1e9
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+    def get(self, key: str) -> Tensor | None:
+        """The tensor under ``key``, or nothing."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            value = tensors.read(path)["value"]
+        except (BenchError, KeyError):
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # its age is the time since it was last read
+        return value
+
+    def put(self, key: str, value: Tensor) -> None:
+        """Keep a tensor; makes room first."""
+        self._make_room(value.numel() * value.element_size())
+        tensors.save(self._path(key), {"value": value})
+
+    def _make_room(self, size: int) -> None:
+        files = []
+        for path in self.folder.glob("*.safetensors"):
+            with contextlib.suppress(OSError):  # another process may have deleted it
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
+        total = size + sum(s for _, s, _ in files)
+        for _, used, path in sorted(files):
+            if total <= self.limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= used

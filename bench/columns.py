@@ -1,0 +1,224 @@
+"""Columns of long rows as text and as integer codes, settings inside JSON columns included.
+
+Everything over all rows is done on integer codes: a million rows take a second.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.records import COLUMNS, BenchError
+from bench.registry import suggest
+
+Key: TypeAlias = "tuple[str, ...]"
+Codes: TypeAlias = "NDArray[np.int64]"
+
+RUN = ("seed", "label_split", "target_split")
+MEASURED = ("layer", "metric", "split", "step")  # known only of a cell that has run
+SETTINGS = {
+    "setting": "method_settings",
+    "protocol_setting": "protocol_settings",
+    "data_setting": "data_settings",
+}
+# Two values of one of these under one mean would be an average of different things.
+AXES = (
+    "method",
+    "backbone",
+    "variant",
+    "train_dataset",
+    "labels",
+    "label_noise",
+    "budget",
+    "precision",
+    "protocol",
+    "dataset",
+    "target_labels",
+    *SETTINGS.values(),
+)
+_OF_RUNS = {
+    "seed",
+    "label_split",
+    "target_split",
+    "resample",
+}  # settings that tell runs apart, not experiments
+
+
+def text(value: Any) -> str:
+    """A value as it is written in a suite; 250, 250.0 and "250" are one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        return str(int(value)) if value.is_integer() else repr(float(value))
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, sort_keys=True)
+    whole = str(value)
+    return whole[:-2] if whole.endswith(".0") and whole[:-2].lstrip("-").isdigit() else whole
+
+
+def settings(record: Any) -> dict[str, Any]:
+    """The settings out of a JSON column."""
+    try:
+        found = json.loads(record) if isinstance(record, str) and record else {}
+    except ValueError:
+        return {}
+    if isinstance(found, dict) and set(found) == {"name", "settings"}:
+        found = found["settings"]
+    return found if isinstance(found, dict) else {}
+
+
+def check_column(name: str, place: str) -> None:
+    """One of the row columns, or "setting:FIELD"; else an error with the nearest."""
+    source, _, key = name.partition(":")
+    if name not in COLUMNS and not (key and source in SETTINGS):
+        known = [*COLUMNS, *(f"{s}:FIELD" for s in SETTINGS)]
+        raise BenchError(f"{place}: rows have no column {name!r}{suggest(name, known)}")
+
+
+def codes(frame: pd.DataFrame, column: str) -> tuple[Codes, list[str]]:
+    """A column as integers into a list of its texts."""
+    source, _, key = column.partition(":")
+    raw, uniques = pd.factorize(frame[SETTINGS[source] if key else column])
+    texts = [text(settings(u).get(key)) if key else text(u) for u in uniques]
+    merged, names = pd.factorize(np.array([*texts, ""], dtype=object))  # -1, a missing value, finds the last
+    return merged[raw], [str(n) for n in names]
+
+
+def combine(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[Codes, list[Key]]:
+    """Several columns as integers into a list of tuples, in order of first appearance."""
+    total: Codes = np.zeros(len(frame), dtype=np.int64)
+    parts: list[list[str]] = []
+    for column in columns:
+        code, names = codes(frame, column)
+        total = total * len(names) + code
+        parts.append(names)
+    merged, uniques = pd.factorize(total)
+    keys = []
+    for whole in uniques.tolist():
+        key: list[str] = []
+        rest = whole
+        for names in reversed(parts):
+            rest, index = divmod(rest, len(names))
+            key.append(names[index])
+        keys.append(tuple(reversed(key)))
+    return merged, keys
+
+
+def number(value: str) -> float | None:
+    """The number that a text stands for; "all" is more than any."""
+    if value == "all":
+        return math.inf
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+# ---- what differs ------------------------------------------------------------------------------
+
+
+def without_runs(frame: pd.DataFrame, axis: str) -> tuple[Codes, list[str]]:
+    """A JSON column as codes, less the settings that only tell runs apart."""
+    code, names = codes(frame, axis)
+    stripped = [text({k: v for k, v in settings(n).items() if k not in _OF_RUNS}) if n else "" for n in names]
+    merged, uniques = pd.factorize(np.array(stripped, dtype=object))
+    return merged[code], [str(u) for u in uniques]
+
+
+def differing(axis: str, seen: list[str]) -> tuple[str, list[str]]:
+    """The field of a JSON column that differs."""
+    for prefix, column in SETTINGS.items():
+        if column == axis:
+            records = [settings(s) for s in seen]
+            for key in sorted({k for r in records for k in r}):
+                options = list(dict.fromkeys(text(r.get(key)) for r in records))
+                if len(options) > 1:
+                    return f"{prefix}:{key}", options
+    return axis, [s or '""' for s in seen]
+
+
+def varying(frame: pd.DataFrame, fixed: Key) -> list[str]:
+    """The axes (and settings' fields) that take several values where the ``fixed`` columns agree."""
+    group = combine(frame, fixed)[0]
+    found: list[str] = []
+    for axis in AXES:
+        if axis in fixed:
+            continue
+        names = [axis]
+        if axis in SETTINGS.values():
+            prefix = next(p for p, c in SETTINGS.items() if c == axis)
+            keys = {k for n in codes(frame, axis)[1] for k in settings(n)} - _OF_RUNS
+            names = [f"{prefix}:{k}" for k in sorted(keys)]
+        for name in names:
+            pairs = pd.DataFrame({"group": group, "axis": codes(frame, name)[0]}).drop_duplicates()
+            if pairs["group"].duplicated().any():
+                found.append(name)
+    return found
+
+
+def mixture(frame: pd.DataFrame, square: Key) -> str:
+    """Rows that agree in the ``square`` columns are runs of one experiment; else what it is that they mix."""
+    code, keys = combine(frame, square)
+    for axis in AXES:
+        axis_code, names = without_runs(frame, axis) if axis in SETTINGS.values() else codes(frame, axis)
+        counts = pd.DataFrame({"square": code, "axis": axis_code}).drop_duplicates()
+        mixed = counts[counts.duplicated("square", keep=False)]
+        if len(mixed):
+            first = int(mixed["square"].iloc[0])
+            seen = [names[i] for i in mixed.loc[mixed["square"] == first, "axis"]]
+            what, options = differing(axis, seen)
+            return f"{', '.join(k for k in keys[first] if k)} mixes {what} = {', '.join(options[:4])}"
+    return ""
+
+
+# ---- which rows ------------------------------------------------------------------------------------
+
+
+def latest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a cell that was tried several times, the last attempt."""
+    attempt = pd.to_numeric(frame["attempt"], errors="coerce").fillna(0)
+    if attempt.min() == attempt.max():
+        return frame
+    code, keys = combine(frame, ("label", "training", "cell"))
+    nameless = np.array([not cell for *_, cell in keys])[code]
+    return frame[nameless | (attempt == attempt.groupby(code).transform("max"))]
+
+
+def ran(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows are measurements."""
+    return among(frame, "status", {"ok", ""})
+
+
+def matching(frame: pd.DataFrame, where: Mapping[str, Any], place: str) -> NDArray[np.bool_]:
+    """Which rows fulfill all conditions; a condition that no row fulfills is a slip."""
+    keep = np.ones(len(frame), dtype=bool)
+    for column, wanted in where.items():
+        check_column(column, place)
+        options = {text(w) for w in (wanted if isinstance(wanted, (list, tuple)) else [wanted])}
+        hit = among(frame, column, options)
+        if not hit.any():
+            first = min(options)
+            raise BenchError(
+                f"{place}: no row has {column} = {first!r}{suggest(first, codes(frame, column)[1])}"
+            )
+        keep &= hit
+    if not keep.any():
+        raise BenchError(
+            f"{place}: no row fulfills all of: {', '.join(where) or 'nothing, as there are no rows'}"
+        )
+    return keep
+
+
+def among(frame: pd.DataFrame, column: str, options: set[str]) -> NDArray[np.bool_]:
+    """Which rows have one of these texts in a column."""
+    code, names = codes(frame, column)
+    hit: NDArray[np.bool_] = np.array([name in options for name in names], dtype=bool)[code]
+    return hit

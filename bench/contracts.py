@@ -1,0 +1,434 @@
+"""The contracts: what a method, a protocol, a backbone and a dataset are, and what they are handed.
+
+A **method** is a black box: it is handed a backbone, images and as many labels as it may see, and
+hands back a model. A **protocol** is handed a model and a labeled target, and yields numbers.
+A method and a protocol never meet. Every unit is a frozen dataclass in a file of its own, whose
+fields are its hyper-parameters and whose defaults are the paper's.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.draws import Draws
+from bench.records import BenchError, Needs, TargetNeeds, Unit
+
+__all__ = [
+    "Backbone",
+    "BenchError",
+    "Cache",
+    "DataShape",
+    "Dataset",
+    "Draws",
+    "Encoder",
+    "Evaluation",
+    "Frame",
+    "Images",
+    "Measurement",
+    "Method",
+    "Model",
+    "Needs",
+    "Picture",
+    "Run",
+    "Samples",
+    "Tap",
+    "Target",
+    "TargetNeeds",
+    "TrainingSet",
+    "Unit",
+]
+
+# A batched view of the images: uint8 (N, 3, H, W) of one size and their draws -> (N, 3, h, w),
+# uint8 in 0..255 or float in [0, 1]. Streamed sources call it on one image at a time, in a worker.
+Frame = Callable[[Tensor, Draws], Tensor]
+
+
+# ---- data ------------------------------------------------------------------------------------
+
+
+class Images(abc.ABC):
+    """N images, resident on the device as uint8 or streamed from files."""
+
+    side: int | None = None  # None where sizes vary
+    color: bool = True  # False: the three channels are copies of one
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def views(
+        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+    ) -> Iterator[list[Tensor]]:
+        """For each int64 batch of indices, one tensor per frame.
+
+        View v of image i is ``frames[v](image, Draws(seed, epoch, i, stream=v))``, whatever the
+        batch it comes in. Tensors are on the run's device.
+        """
+
+    @abc.abstractmethod
+    def to(self, device: torch.device) -> Images:
+        """Resident images move; streamed ones remember where to put their batches."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with whatever annotations their dataset has; ``name`` is unique and names the content."""
+
+    name: str
+    images: Images
+    labels: Tensor | None = None  # int64 (N,), -1 where unknown
+    multilabel: Tensor | None = None  # int8 (N, C): +1 present, -1 absent, 0 to be ignored
+    boxes: Sequence[Mapping[str, Tensor]] | None = None  # boxes (k, 4) xyxy, labels (k,), difficult (k,)
+    masks: Sequence[Tensor] | None = None  # uint8 (H, W), 0 background, 255 ignored
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Dataset(abc.ABC):
+    """A dataset: knows its classes and reads its splits from the form they are published in."""
+
+    kind: ClassVar[str] = "dataset"
+    name: ClassVar[str]
+    classes: ClassVar[int]
+    color: ClassVar[bool] = True
+    flip: ClassVar[bool] = True  # a mirrored image keeps its class
+    annotations: ClassVar[tuple[str, ...]] = ("class",)
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    test_split: ClassVar[str] = "test"  # "val" for ImageNet and Places
+    image_side: ClassVar[int | None] = None  # None where sizes vary or a setting decides
+
+    @abc.abstractmethod
+    def load(self, split: str, root: Path) -> Samples:
+        """One split, from below ``root`` (``BENCH_DATA``); embedded sets need no files.
+
+        :raises BenchError: a missing, empty, truncated or corrupt file, by its path and with the remedy.
+        """
+
+    def check(self, root: Path) -> list[str]:
+        """What is wrong with the files below ``root``, a line each; empty when all is well."""
+        problems = []
+        for split in self.splits:
+            try:
+                self.load(split, root)
+            except BenchError as error:
+                problems.append(str(error))
+        return problems
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a method may know of its training set before it sees it."""
+
+    classes: int
+    count: int  # training images
+    side: int | None
+    color: bool
+    flip: bool  # a mirrored image keeps its class
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images with as many labels as the method may see: the rest was taken out before it got here."""
+
+    images: Images
+    labels: Tensor | None  # int64 (N,), -1 where hidden; None for a method that may see none
+    classes: int
+    flip: bool = True
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> DataShape:
+        return DataShape(self.classes, len(self), self.images.side, self.images.color, self.flip)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a protocol judges on. ``train`` and ``validation`` are disjoint; choices are made on the latter."""
+
+    train: Samples
+    validation: Samples
+    test: Samples
+    classes: int
+    flip: bool = True
+
+
+# ---- models ----------------------------------------------------------------------------------
+
+
+class Encoder(nn.Module):
+    """A backbone's network with named layers. Takes uint8 RGB (N, 3, H, W), or floats in [0, 1], of any size.
+
+    :param input: pixels to network input: statistics, Sobel, L or ab channels; saved with the weights.
+    :param trunk: fully convolutional; ``layers`` are names of its children, tapped after their ReLU.
+    :param top: what lies above the trunk up to the features (fc6, fc7); None: global average pooling.
+    :param layers: the taps, in order, with ``channels`` (how many maps) and ``strides`` (input pixels a step).
+    :param dim: width of ``forward``'s output.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: nn.Module,  # noqa: A002 - the contract's own word
+        trunk: nn.Sequential,
+        layers: Sequence[str],
+        channels: Mapping[str, int],
+        strides: Mapping[str, int],
+        dim: int,
+        top: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.input, self.trunk, self.top = input, trunk, top
+        self.layers, self.channels, self.strides, self.dim = tuple(layers), dict(channels), dict(strides), dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, dim)."""
+        return self.pool(self.trunk(self.input(images)))
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """The trunk's last maps (N, C, h, w) to features (N, dim)."""
+        return maps.mean((2, 3)) if self.top is None else self.top(maps)
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The maps at the named layers, each (N, C, H, W), after ReLU; stops at the highest one."""
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            raise BenchError(f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}")
+        wanted, found, x = set(layers), {}, self.input(images)
+        for name, stage in self.trunk.named_children():
+            if len(found) == len(wanted):
+                break
+            x = stage(x)
+            if name in wanted:
+                found[name] = x
+        return found
+
+    def above(self, layer: str, generator: torch.Generator) -> nn.Module:
+        """A re-initialized copy of what lies above a tap: maps (N, C, H, W) to features (N, dim)."""
+        import copy
+
+        names = [name for name, _ in self.trunk.named_children()]
+        if layer not in self.layers:
+            raise BenchError(f"layer {layer!r} does not exist here; layers are: {', '.join(self.layers)}")
+        rest = list(self.trunk.children())[names.index(layer) + 1 :]
+        tail = nn.Sequential(*rest, self.top if self.top is not None else _GlobalAverage())
+        tail = copy.deepcopy(tail)
+        initialize(tail, generator)
+        return tail
+
+
+class _GlobalAverage(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.mean((2, 3))
+
+
+def initialize(module: nn.Module, generator: torch.Generator) -> None:
+    """He et al. (ICCV 2015) normal weights, zero biases, unit norms: the same on every device and version."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            fan_in = part.weight[0].numel()
+            if isinstance(part, nn.ConvTranspose2d):
+                fan_in = part.weight.shape[0] * part.weight[0, 0].numel() // (part.stride[0] * part.stride[1])
+            with torch.no_grad():
+                draw = torch.randn(part.weight.shape, generator=generator)
+                part.weight.copy_(draw * (2.0 / fan_in) ** 0.5)
+                if part.bias is not None:
+                    part.bias.zero_()
+        elif isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+            part.reset_parameters()
+
+
+class Model(nn.Module):
+    """What a method hands back, and all that is saved of it.
+
+    :param head: a classifier on the encoder's features, where the method made one.
+    :param variants: other models of the same training ("student"): judged when a suite asks for them.
+    :param parts: decoder, generator, pretext heads: for pictures and transfer.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: nn.Module | None = None,
+        variants: Mapping[str, Model] | None = None,
+        parts: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.variants, self.parts = nn.ModuleDict(variants or {}), nn.ModuleDict(parts or {})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, classes)."""
+        if self.head is None:
+            raise BenchError("this model has no classifier of its own")
+        return self.head(self.encoder(images))
+
+
+class Backbone(abc.ABC):
+    """An architecture: handed to the method, which builds what it needs of it."""
+
+    kind: ClassVar[str] = "backbone"
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    batch_norm: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def build(
+        self,
+        *,
+        generator: torch.Generator,
+        in_channels: int = 3,
+        width: float = 1.0,
+        stem_stride: int | None = None,
+        input: nn.Module | None = None,  # noqa: A002 - the contract's own word
+    ) -> Encoder:
+        """A fresh encoder. ``input`` replaces the default one (RGB minus mean over deviation)."""
+
+
+# ---- what a unit may ask of the harness --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What a frozen protocol reads of an encoder: a layer ("output" is ``encoder(images)``), and how it is pooled.
+
+    ``pooling`` is a name of ``bench.pooling`` (``adaptive_avg``, ``rotnet_max``...); ``size`` its grid side
+    or, where the pooling decides, 0. ``side`` is the image side that is read (0: as it is).
+    """
+
+    layer: str
+    pooling: str = "none"
+    size: int = 0
+    side: int = 0
+
+
+class Cache(abc.ABC):
+    """Features on disk, keyed by what they were computed from."""
+
+    @abc.abstractmethod
+    def get(self, key: str) -> Tensor | None: ...
+
+    @abc.abstractmethod
+    def put(self, key: str, value: Tensor) -> None: ...
+
+
+class Run(abc.ABC):
+    """The harness's side of one training or one evaluation: randomness, time, state, and what is kept."""
+
+    seed: int
+    device: torch.device
+    precision: str  # "fp32", "bf16"
+    budget: int | str  # encoder passes, or "12 epochs"
+    taps: tuple[Tap, ...] = ()  # what all frozen protocols of this model will read: one forward pass serves them
+    cache: Cache
+    weights_digest: str = ""  # of the model that is judged
+
+    @abc.abstractmethod
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator seeded by (seed, purpose): initial weights, targets, permutations."""
+
+    @abc.abstractmethod
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass: nothing for fp32, bfloat16 autocast for bf16."""
+
+    @abc.abstractmethod
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """Load the last checkpoint into ``state`` (modules, optimizers, tensors, objects with ``state_dict``).
+
+        Returns the number of steps done, 0 when there is nothing to resume.
+        """
+
+    @abc.abstractmethod
+    def checkpoint(self, done: int, state: Mapping[str, Any], *, force: bool = False) -> None:
+        """Offer the state after ``done`` steps; written when forced (an epoch ended) or minutes have passed."""
+
+    @abc.abstractmethod
+    def snapshot(self, done: int, total: int, model: Model) -> None:
+        """Offer the model after ``done`` of ``total`` steps; kept when the training asks for one there."""
+
+    @abc.abstractmethod
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Losses and other curves: kept as parquet beside the run, judged by nobody."""
+
+    @abc.abstractmethod
+    def progress(self, done: int, total: int) -> None: ...
+
+    @abc.abstractmethod
+    def saw(self, images: int) -> None:
+        """Count images that a step consumed (the column ``images_seen``)."""
+
+    @abc.abstractmethod
+    def assignments(self, epoch: int, ids: Tensor) -> None:
+        """Cluster ids (N,) of an epoch, for the clustering protocol."""
+
+    @abc.abstractmethod
+    def picture(self, name: str, image: Tensor) -> None:
+        """Keep an image (3, H, W) in [0, 1] beside the run."""
+
+
+# ---- units -------------------------------------------------------------------------------------
+
+
+class Method(abc.ABC):
+    """A pretrainer. Subclasses are frozen dataclasses, one a file; the file's name is the method's."""
+
+    kind: ClassVar[str] = "method"
+    paper: ClassVar[str]  # authors, title, venue: where the algorithm comes from
+    sees_labels: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
+    # What the model depends on; the plan collapses the other axes: "backbone", "budget", "data", "seed".
+    depends_on: ClassVar[tuple[str, ...]] = ("backbone", "budget", "data", "seed")
+    variants: ClassVar[tuple[str, ...]] = ()  # names of Model.variants
+
+    @abc.abstractmethod
+    def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:
+        """An untrained model; saved weights are loaded into one built the same way."""
+
+    @abc.abstractmethod
+    def train(self, model: Model, data: TrainingSet, run: Run) -> Model:
+        """The algorithm. May train ``model`` in place; returns the model to be judged."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number. ``split`` says on what it was measured; choices may only rest on "validation"."""
+
+    metric: str
+    value: float
+    layer: str = ""
+    split: str = "test"
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image (3, H, W) in [0, 1] that a protocol wants kept."""
+
+    name: str
+    image: Tensor = field(repr=False)
+
+
+class Evaluation(abc.ABC):
+    """A protocol. Subclasses are frozen dataclasses, one a file; the file's name is the protocol's."""
+
+    kind: ClassVar[str] = "protocol"
+    paper: ClassVar[str]
+    needs: ClassVar[TargetNeeds] = TargetNeeds()
+
+    def taps(self, encoder: Encoder) -> Sequence[Tap]:
+        """What is read of a frozen encoder: the harness extracts it once for all protocols."""
+        return ()
+
+    @abc.abstractmethod
+    def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement | Picture]:
+        """Judge the model; a generator of numbers that does not know where they go."""

@@ -1,0 +1,193 @@
+"""What a method is trained on and what a protocol judges on, put together from a dataset's splits.
+
+The order is always the same: first validation images are held out of the training set (so that a
+training and a target with as many of them hold out the same ones), then labels are given to some of
+the rest. Labels that a method may not see are taken out here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.contracts import Dataset, Images, Samples, Target, TrainingSet
+from bench.data import sources, splits
+from bench.data.splits import Indices
+from bench.records import Aim, BenchError, Data
+
+T = TypeVar("T")
+Info: TypeAlias = "dict[str, str | int]"
+
+EXTRA = ("extra", "unlabeled")  # what datasets call the images beyond their training set
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The images to choose from: those of the training set, then the extra ones."""
+
+    images: Images
+    labels: NDArray[np.int64]  # (N,), -1 where unknown
+    count: int  # how many are of the training set
+
+    def known(self, indices: Indices) -> NDArray[np.int64]:
+        """The labels with all but those at ``indices`` made unknown."""
+        out = np.full_like(self.labels, -1)
+        out[indices] = self.labels[indices]
+        return out
+
+
+def training_set(
+    data: Data, dataset: Dataset, root: Path, sees_labels: bool, device: torch.device
+) -> tuple[TrainingSet, Info]:
+    """The images of a training with the labels that it may see, and a record of the choice.
+
+    Labeled images are drawn from the training set after the held-out ones have left it; extra images keep
+    their labels only where ``data.labels`` is ``"all"``. ``data.unlabeled`` counts images beyond the labeled
+    ones. An image of unknown class serves unless ``data.unlabeled_classes`` are named.
+
+    :raises BenchError: more labels or images than there are; no extra images; missing files.
+    """
+    pool = _pool(data, dataset, root)
+    held = splits.validation(pool.labels[: pool.count], data.validation, dataset.name, data.resample)
+    free = np.ones(len(pool.labels), np.bool_)
+    free[held] = False
+    shown = _shown(data, dataset.name, pool, free)
+    hidden = _hidden(data, dataset.name, pool, free, shown)
+    chosen = np.union1d(shown, hidden)
+    labels: Tensor | None = None
+    if sees_labels:
+        visible = pool.known(shown)
+        visible = splits.noisy(visible, data.label_noise, dataset.name, data.label_split, dataset.classes)
+        labels = torch.from_numpy(visible[chosen]).to(device)
+    images = pool.images if len(chosen) == len(pool.labels) else sources.subset(pool.images, chosen)
+    info = _info(shown, held) | {"images": len(chosen), "unlabeled": len(hidden)}
+    return TrainingSet(images.to(device), labels, dataset.classes, dataset.flip), info
+
+
+def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tuple[Target, Info]:
+    """What a protocol judges on, and a record of the choice.
+
+    Validation is taken from the training set: ``"auto"`` is a tenth of it, but with ``aim.labels`` = n no more
+    than n (or one a class, if that is more): who has few labels to train with has few to choose with. The
+    training images are the rest, or n of the rest. All of a smaller validation set is part of a larger one.
+
+    :raises BenchError: more labels or images than there are; missing files.
+    """
+    train = dataset.load("train", root)
+    classes = _classes(train)
+    size = _validation_size(aim, len(train), dataset.classes)
+    held = splits.validation(classes, size, dataset.name, 0)
+    free = classes.copy()
+    free[held] = -1
+    count = int((free >= 0).sum()) if aim.labels == "all" else _count(aim.labels, "labels")
+    shown = np.sort(splits.labeled(free, count, dataset.name, aim.label_split))
+    parts = Target(
+        train=_to(take(train, shown), device),
+        validation=_to(take(train, np.sort(held)), device),
+        test=_to(dataset.load(dataset.test_split, root), device),
+        classes=dataset.classes,
+        flip=dataset.flip,
+    )
+    return parts, _info(shown, held)
+
+
+def take(samples: Samples, indices: Indices) -> Samples:
+    """Some of the samples with all their annotations; the name says which."""
+    if len(indices) == len(samples) and np.array_equal(indices, np.arange(len(samples))):
+        return samples
+    index = torch.from_numpy(np.asarray(indices, np.int64))
+    return Samples(
+        name=f"{samples.name}-{splits.split_digest(indices)[:10]}",
+        images=sources.subset(samples.images, index),
+        labels=None if samples.labels is None else samples.labels[index],
+        multilabel=None if samples.multilabel is None else samples.multilabel[index],
+        boxes=_some(samples.boxes, index),
+        masks=_some(samples.masks, index),
+    )
+
+
+def _some(values: Sequence[T] | None, index: Tensor) -> list[T] | None:
+    return None if values is None else [values[i] for i in index.tolist()]
+
+
+def _to(samples: Samples, device: torch.device) -> Samples:
+    """Images and class labels move; boxes and masks, read one image at a time, stay."""
+    return replace(
+        samples,
+        images=samples.images.to(device),
+        labels=None if samples.labels is None else samples.labels.to(device),
+        multilabel=None if samples.multilabel is None else samples.multilabel.to(device),
+    )
+
+
+def _classes(samples: Samples) -> NDArray[np.int64]:
+    """The labels; where a dataset has none of this kind, its images count as one class."""
+    if samples.labels is None:
+        return np.zeros(len(samples), np.int64)
+    return samples.labels.cpu().numpy().astype(np.int64)
+
+
+def _pool(data: Data, dataset: Dataset, root: Path) -> _Pool:
+    train = dataset.load("train", root)
+    if not data.extra:
+        return _Pool(train.images, _classes(train), len(train))
+    found = [split for split in EXTRA if split in dataset.splits]
+    if not found:
+        raise BenchError(f"data.extra: {dataset.name} has no extra images; write extra = false")
+    extra = dataset.load(found[0], root)
+    unknown = np.full(len(extra), -1, np.int64)
+    labels = np.concatenate([_classes(train), unknown if extra.labels is None else _classes(extra)])
+    return _Pool(sources.joined(train.images, extra.images), labels, len(train))
+
+
+def _shown(data: Data, name: str, pool: _Pool, free: NDArray[np.bool_]) -> Indices:
+    """Which images of the pool are labeled."""
+    if data.labels == "all":
+        allowed = free & (pool.labels >= 0)
+        if data.labeled_classes:
+            allowed &= np.isin(pool.labels, data.labeled_classes)
+        return np.flatnonzero(allowed)
+    labels = np.where(free, pool.labels, -1)[: pool.count]
+    return splits.labeled(
+        labels, _count(data.labels, "data.labels"), name, data.label_split, data.labeled_classes
+    )
+
+
+def _hidden(data: Data, name: str, pool: _Pool, free: NDArray[np.bool_], shown: Indices) -> Indices:
+    """Which images of the pool serve without a label."""
+    allowed = free.copy()
+    allowed[shown] = False
+    if data.unlabeled_classes:
+        allowed &= np.isin(pool.labels, data.unlabeled_classes)
+    if data.unlabeled == "all":
+        return np.flatnonzero(allowed)
+    return splits.unlabeled(allowed, _count(data.unlabeled, "data.unlabeled"), name, data.label_split)
+
+
+def _validation_size(aim: Aim, count: int, classes: int) -> int:
+    if aim.validation != "auto":
+        return _count(aim.validation, "validation")
+    tenth = count // 10
+    return tenth if aim.labels == "all" else min(tenth, max(_count(aim.labels, "labels"), classes))
+
+
+def _count(value: int | str, what: str) -> int:
+    if isinstance(value, str):
+        raise BenchError(f'{what}: {value!r} is neither a number of images nor "all"')
+    return value
+
+
+def _info(shown: Indices, held: Indices) -> Info:
+    return {
+        "split_digest": splits.split_digest(shown) if len(shown) else "",
+        "validation_digest": splits.split_digest(held) if len(held) else "",
+        "labeled": len(shown),
+        "validation": len(held),
+    }

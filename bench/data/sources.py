@@ -1,0 +1,229 @@
+"""Where images come from: tensors that lie on the device, or files that are read as they are needed.
+
+Both give the same views of the same images: a view's random numbers hang on (seed, epoch, image, view)
+alone, so neither batches nor workers nor the way of storage change a draw.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from bench.contracts import Frame, Images
+from bench.draws import Draws
+from bench.records import BenchError
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Anything that knows its images by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, i: int) -> Tensor:
+        """Image ``i`` as uint8 (3, H, W).
+
+        :raises BenchError: a missing or corrupt file, by its path.
+        """
+        ...
+
+
+class Files:
+    """Image files, decoded by PIL to RGB.
+
+    The paths are kept as one array of bytes: a list of a million objects would be copied into each worker.
+    """
+
+    def __init__(self, paths: Sequence[str | Path] | NDArray[np.bytes_]) -> None:
+        self.paths = (
+            paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(p) for p in paths], np.bytes_)
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, i: int) -> str:
+        """Where image ``i`` lies."""
+        return os.fsdecode(bytes(self.paths[i]))
+
+    def read(self, i: int) -> Tensor:
+        """Image ``i`` as uint8 (3, H, W); BenchError when it cannot be read."""
+        try:
+            with Image.open(self.path(i)) as image:
+                pixels = np.array(image.convert("RGB"))
+        except FileNotFoundError:
+            raise BenchError(
+                f"{self.path(i)}: the image is missing; restore the file and run again"
+            ) from None
+        except (
+            OSError,
+            UnidentifiedImageError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
+            reason = " ".join(str(error).split())
+            raise BenchError(f"{self.path(i)}: not a readable image ({reason}); replace the file") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class Chosen:
+    """Some images of a reader, or of several one after the other."""
+
+    def __init__(self, readers: Sequence[Reader], indices: NDArray[np.int64]) -> None:
+        self.readers, self.indices = list(readers), indices
+        self.ends = np.cumsum([len(reader) for reader in self.readers])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, i: int) -> Tensor:
+        """Image ``i`` as uint8 (3, H, W)."""
+        at = int(self.indices[i])
+        which = int(np.searchsorted(self.ends, at, side="right"))
+        return self.readers[which].read(at - int(self.ends[which]) + len(self.readers[which]))
+
+
+class Resident(Images):
+    """Images of one size that lie on a device; views are made for whole batches at once.
+
+    :param pixels: uint8 (N, 3, H, W). ``side`` is set where the images are square.
+    """
+
+    def __init__(self, pixels: Tensor, *, color: bool = True) -> None:
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise BenchError(f"images must be uint8 (N, 3, H, W), not {pixels.dtype} {tuple(pixels.shape)}")
+        self.pixels, self.color = pixels, color
+        self.side = pixels.shape[-1] if pixels.shape[-1] == pixels.shape[-2] else None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def views(
+        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+    ) -> Iterator[list[Tensor]]:
+        """One tensor (n, 3, h, w) a frame for each batch, on the device of the pixels."""
+        for batch in batches:
+            index = batch.to(self.pixels.device, torch.int64, non_blocking=True)
+            images = self.pixels[index]
+            yield [frame(images, Draws(seed, epoch, index, stream=v)) for v, frame in enumerate(frames)]
+
+    def to(self, device: torch.device) -> Resident:
+        """The same images on another device."""
+        return Resident(self.pixels.to(device), color=self.color)
+
+
+class _Views(TorchDataset[list[Tensor] | BenchError]):
+    """All views of one image; an error comes back as a value, since a loader would wrap it in its traceback."""
+
+    def __init__(self, reader: Reader, frames: Sequence[Frame], seed: int, epoch: int) -> None:
+        self.reader, self.frames, self.seed, self.epoch = reader, list(frames), seed, epoch
+
+    def __getitem__(self, i: int) -> list[Tensor] | BenchError:
+        try:
+            image, index = self.reader.read(i)[None], torch.tensor([i])
+            draws = (Draws(self.seed, self.epoch, index, stream=v) for v in range(len(self.frames)))
+            return [frame(image, draw)[0] for frame, draw in zip(self.frames, draws, strict=True)]
+        except BenchError as error:
+            return error
+
+
+def _collate(items: list[list[Tensor] | BenchError]) -> list[Tensor] | BenchError:
+    views: list[list[Tensor]] = []
+    for item in items:
+        if isinstance(item, BenchError):
+            return item
+        views.append(item)
+    columns = list(zip(*views, strict=True))
+    for number, column in enumerate(columns):
+        shapes = sorted({tuple(view.shape) for view in column})
+        if len(shapes) > 1:
+            return BenchError(
+                f"view {number} has images of {shapes[0]} and {shapes[-1]}: crop them to one size"
+            )
+    return [torch.stack(column) for column in columns]
+
+
+class Streamed(Images):
+    """Images of any size that are read and framed one at a time, by worker processes.
+
+    :param source: paths of image files, or a :class:`Reader`.
+    :param workers: processes that read; 0 reads in this one; None: one a usable CPU, at most 8.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[str | Path] | Reader,
+        *,
+        workers: int | None = None,
+        side: int | None = None,
+        color: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
+        self.reader: Reader = source if isinstance(source, Reader) else Files(source)
+        self.workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
+        self.side, self.color, self.device = side, color, device or torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def views(
+        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+    ) -> Iterator[list[Tensor]]:
+        """One tensor (n, 3, h, w) a frame for each batch.
+
+        :raises BenchError: an image that cannot be read, by its path; views that differ in size.
+        """
+        pin = self.device.type == "cuda"
+        loader = DataLoader(
+            _Views(self.reader, frames, seed, epoch),
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=pin,
+            generator=torch.Generator(),  # its own: a loader would else advance the global one
+        )
+        for batch in loader:
+            if isinstance(batch, BenchError):
+                raise batch
+            yield [view.to(self.device, non_blocking=pin) for view in batch]
+
+    def to(self, device: torch.device) -> Streamed:
+        """The same files, their batches delivered to ``device``."""
+        return self.over(self.reader, device)
+
+    def over(self, reader: Reader, device: torch.device | None = None) -> Streamed:
+        """Another reader, read in the same way."""
+        where = self.device if device is None else device
+        return Streamed(reader, workers=self.workers, side=self.side, color=self.color, device=where)
+
+
+def subset(images: Images, indices: ArrayLike | Tensor) -> Images:
+    """The images at ``indices`` (int (n,)), renumbered from 0."""
+    chosen = np.asarray(indices, dtype=np.int64)
+    if isinstance(images, Resident):
+        return Resident(images.pixels[torch.from_numpy(chosen)], color=images.color)
+    if isinstance(images, Streamed):
+        return images.over(Chosen([images.reader], chosen))
+    raise BenchError(f"cannot take some of {type(images).__name__}: it is neither Resident nor Streamed")
+
+
+def joined(first: Images, second: Images) -> Images:
+    """The images of two sources of one kind, one after the other."""
+    if isinstance(first, Resident) and isinstance(second, Resident):
+        if first.pixels.shape[1:] != second.pixels.shape[1:]:
+            raise BenchError("images of two sizes cannot be joined on the device")
+        return Resident(torch.cat([first.pixels, second.pixels]), color=first.color)
+    if isinstance(first, Streamed) and isinstance(second, Streamed):
+        return first.over(Chosen([first.reader, second.reader], np.arange(len(first) + len(second))))
+    raise BenchError(f"{type(first).__name__} and {type(second).__name__} images cannot be joined")

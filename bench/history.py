@@ -1,0 +1,138 @@
+"""Why a result is stale, and how results of older code are taken over when they are proven equal."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import artifacts
+from bench.code import closure
+from bench.launch import Places, Task, executor, tasks
+from bench.plan import Planned, remaining
+from bench.records import EQUAL_COLUMNS, NUMERICS, BenchError, Cell, cell_from, training_from
+from bench.registry import find, suggest
+
+# ---- why -----------------------------------------------------------------------------------------
+
+
+def why(name: str, runs: Path) -> list[str]:
+    """What makes a result stale, a line each; ``name`` is a training's folder or ``training/cell``."""
+    folder, _, cell = name.partition("/")
+    spec = artifacts.read_json(runs / folder / "spec.json")
+    if spec is None:
+        known = [p.name for p in runs.glob("*") if p.is_dir()]
+        raise BenchError(f"{runs / folder}: there is no such training{suggest(folder, known) if known else ''}")
+    training = training_from(spec["training"])
+    lines = [f"{module}: {change}" for module, change in _changes(spec, _modules_of(training))]
+    if spec["code"]["numerics"] != str(NUMERICS):
+        lines.append(f"the harness's NUMERICS went from {spec['code']['numerics']} to {NUMERICS}")
+    if cell:
+        lines += _why_cell(runs / folder, cell)
+    if not lines and artifacts.training_id(training) != folder:
+        lines.append(f"its name is now {artifacts.training_id(training)}: a unit's dependencies changed")
+    return lines
+
+
+def _modules_of(training: Any) -> dict[str, str]:
+    units = [("method", training.method.name), ("dataset", training.data.dataset.name)]
+    units += [("backbone", training.backbone.name)] if training.backbone.name != "none" else []
+    found: dict[str, str] = {}
+    for kind, unit in units:
+        found |= closure(find(kind, unit, "the record").module)
+    return found
+
+
+def _changes(spec: dict[str, Any], now: dict[str, str]) -> list[tuple[str, str]]:
+    then = spec["modules"]
+    return [
+        (module, "changed" if module in then and module in now else "new" if module in now else "no longer used")
+        for module in sorted(then.keys() | now.keys())
+        if then.get(module) != now.get(module)
+    ]
+
+
+def _why_cell(folder: Path, name: str) -> list[str]:
+    outcome = artifacts.read_json(folder / "cells" / f"{name}.json")
+    if outcome is None:
+        known = [p.stem for p in (folder / "cells").glob("*.json")]
+        raise BenchError(f"{folder}/cells/{name}.json: there is no such cell{suggest(name, known)}")
+    now = artifacts.cell_code(cell_from(outcome["cell"]))
+    return [f"{part} code changed" for part in now if now[part] != outcome["code"].get(part)]
+
+
+# ---- adopt ---------------------------------------------------------------------------------------
+
+
+def adopt(planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]) -> int:
+    """Re-run ``count`` random stale trainings; where all are equal to the bit, take over the rest.
+
+    Returns how many trainings were taken over.
+    """
+    todo = tasks(remaining(planned, artifacts.Done(places.runs)))
+    stale = [(task, old) for task in todo if (old := _old(task, places.runs)) is not None]
+    if not stale:
+        say("nothing to adopt: no result of other code stands where this suite's would")
+        return 0
+    picked = random.Random(seed).sample(stale, min(count, len(stale)))  # noqa: S311 - a sample, no secret
+    with tempfile.TemporaryDirectory(prefix="adopt", dir=places.runs) as scratch:
+        fresh = replace(places, runs=Path(scratch))
+        for event in executor(None, [t for t, _ in picked]).run([t for t, _ in picked], fresh):
+            for problem in event.problems:
+                raise BenchError(f"re-running failed: {problem}")
+        for task, old in picked:
+            _compare(task, old, fresh.runs)
+            say(f"equal: {old.name}")
+    for task, old in stale:
+        _take(task, old, places.runs, [o.name for _, o in picked])
+    return len(stale)
+
+
+def _old(task: Task, runs: Path) -> Path | None:
+    """The folder with results of other code: an older one of the same settings, or this one's older cells."""
+    own = artifacts.folder(runs, task.training).path
+    for path in [own, *artifacts.siblings(runs, task.training)]:
+        status = artifacts.read_json(path / "status.json") or {}
+        if status.get("status") == "ok" and all(_old_cell(path, cell) for cell in task.cells):
+            return path
+    return None
+
+
+def _old_cell(folder: Path, cell: Cell) -> Path | None:
+    found = [p for p in (folder / "cells").glob(f"{artifacts.cell_stem(cell)}-????????.json")]
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _compare(task: Task, old: Path, fresh: Path) -> None:
+    for cell in task.cells:
+        before = _old_cell(old, cell)
+        after = artifacts.read_json(artifacts.folder(fresh, task.training).cell(artifacts.cell_name(cell)))
+        if before is None or after is None or _numbers(artifacts.read_json(before)) != _numbers(after):
+            raise BenchError(f"{old.name}: {artifacts.cell_stem(cell)} comes out differently today: nothing was adopted")
+
+
+def _numbers(outcome: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row.get(c, "") for c in EQUAL_COLUMNS if c != "status") for row in outcome["rows"]]
+
+
+def _take(task: Task, old: Path, runs: Path, checked: list[str]) -> None:
+    files = artifacts.folder(runs, task.training)
+    if old != files.path:
+        shutil.copytree(old, files.path, dirs_exist_ok=True)
+        for cell in (files.path / "cells").glob("*.json"):
+            cell.unlink()
+    for cell_ in task.cells:
+        source = _old_cell(old, cell_)
+        if source is not None:
+            outcome = artifacts.read_json(source)
+            artifacts.write_json(
+                files.cell(artifacts.cell_name(cell_)), {**outcome, "adopted_from": f"{old.name}/{source.stem}"}
+            )
+    artifacts.merge_json(files.status, {"adopted_from": old.name, "adopted_checked": checked})
+    spec = artifacts.read_json(files.spec)
+    changes = {"code": artifacts.training_code(task.training), "modules": _modules_of(task.training)}
+    artifacts.write_json(files.spec, {**spec, **changes})

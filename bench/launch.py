@@ -1,0 +1,200 @@
+"""Runs a suite's jobs here: in this process, or in local processes that each work one job at a time.
+
+An executor takes jobs and yields events; state lies in the runs folder, so that an executor may die
+at any time and the next one does what is left.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import artifacts
+from bench.plan import Planned, trainings
+from bench.records import BenchError, Cell, Training, plain
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are: finished runs, result tables, datasets, what can be made again."""
+
+    runs: Path
+    results: Path
+    data: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training and those of its cells that are not done."""
+
+    training: Training
+    cells: tuple[Cell, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """What an executor tells: ``start``, ``progress``, ``end`` (with problems) or ``fatal`` (stop everything)."""
+
+    kind: str
+    task: Task
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    problems: Sequence[str] = field(default=())
+
+
+def tasks(remaining: Sequence[Planned]) -> list[Task]:
+    """What is left, a task a training; a training comes after the one it starts from."""
+    grouped = trainings(remaining)
+    found = [Task(t, tuple(dict.fromkeys(p.cell for p in cells)), cells[0].label) for t, cells in grouped.items()]
+    return sorted(found, key=lambda task: _depth(task.training))
+
+
+def _depth(training: Training) -> int:
+    return 0 if training.init is None else 1 + _depth(training.init)
+
+
+class Executor(abc.ABC):
+    """Works tasks off and tells what happens."""
+
+    @abc.abstractmethod
+    def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]: ...
+
+
+class InProcess(Executor):
+    """One after the other, in this process: for debuggers."""
+
+    def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]:
+        from bench.worker import Job, Place, work
+
+        place = Place(places.runs, places.data, places.cache)
+        for task in todo:
+            yield Event("start", task)
+            problems = work(Job(task.training, task.cells), place, lambda *_: None)
+            yield Event("end", task, problems=problems)
+
+
+class LocalProcesses(Executor):
+    """``count`` worker processes; one that dies costs its task only, and is replaced."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+        self.workers: dict[int, subprocess.Popen[str]] = {}
+
+    def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]:
+        waiting, busy, fresh = list(todo), {}, iter(range(10**9))
+        try:
+            for _ in range(min(self.count, len(waiting))):
+                key = next(fresh)
+                self._start(key)
+                busy[key] = waiting.pop(0)
+                self._send(key, busy[key], places)
+                yield Event("start", busy[key])
+            while busy:
+                key, message = self.events.get()
+                if key not in busy:
+                    continue
+                if message is not None and message["event"] == "progress":
+                    yield Event("progress", busy[key], message["what"], message["done"], message["total"])
+                    continue
+                task = busy.pop(key)
+                yield self._ended(key, task, message, places)
+                if waiting:
+                    if message is None:
+                        key = next(fresh)
+                        self._start(key)
+                    busy[key] = waiting.pop(0)
+                    self._send(key, busy[key], places)
+                    yield Event("start", busy[key])
+        finally:
+            self._stop()
+
+    def _ended(self, key: int, task: Task, message: dict[str, Any] | None, places: Places) -> Event:
+        if message is None:
+            code = self.workers.pop(key).wait()
+            return Event("end", task, problems=[_record_death(task, code, places)])
+        if message["event"] == "fatal":
+            return Event("fatal", task, what=message["reason"])
+        return Event("end", task, problems=message["problems"])
+
+    def _start(self, key: int) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self.workers[key] = process
+        threading.Thread(target=self._listen, args=(key, process), daemon=True).start()
+
+    def _listen(self, key: int, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            self.events.put((key, json.loads(line)))
+        self.events.put((key, None))
+
+    def _send(self, key: int, task: Task, places: Places) -> None:
+        place = {k: str(getattr(places, k).resolve()) for k in ("runs", "data", "cache")}
+        message = {"training": plain(task.training), "cells": [plain(c) for c in task.cells], "place": place}
+        self._write(key, message)
+
+    def _write(self, key: int, message: dict[str, Any]) -> None:
+        stdin = self.workers[key].stdin
+        try:
+            if stdin:
+                stdin.write(json.dumps(message) + "\n")
+                stdin.flush()
+        except OSError:
+            pass  # it died: its listener tells
+
+    def _stop(self) -> None:
+        for key, process in self.workers.items():
+            self._write(key, {"stop": True})
+            if process.stdin:
+                try:
+                    process.stdin.close()
+                except OSError:
+                    pass
+        for process in self.workers.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _record_death(task: Task, code: int, places: Places) -> str:
+    """A worker died without a word: what it was doing is marked, so that a table can say so."""
+    reason = f"the worker died (signal {-code})" if code < 0 else f"the worker stopped (exit code {code})"
+    outcome = {"status": "killed", "reason": reason}
+    files = artifacts.folder(places.runs, task.training)
+    if (artifacts.read_json(files.status) or {}).get("status") != "ok":
+        artifacts.merge_json(files.status, outcome)
+    else:
+        done = artifacts.outcomes(places.runs, task.training)
+        names = [n for n in map(artifacts.cell_name, task.cells) if n not in done]
+        for name in names[:1]:
+            artifacts.merge_json(files.failed(name), outcome)
+    return f"{files.path.name}: {reason}"
+
+
+def executor(jobs: int | None, todo: Sequence[Task]) -> Executor:
+    """``jobs`` local processes; 0 is this process; by default as many as the cores carry."""
+    if jobs == 0:
+        return InProcess()
+    if jobs is not None and jobs < 0:
+        raise BenchError(f"--jobs must be 0 (this process) or a number of processes, not {jobs}")
+    threads = max((task.training.threads for task in todo), default=1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LocalProcesses(jobs or max(1, cores // threads))

@@ -1,0 +1,239 @@
+"""Multiplies a suite's axes out into cells. Pure: no torch, no files, no printing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.records import Aim, BenchError, Cell, Data, Training, Unit, freeze
+from bench.registry import Info, find
+from bench.suite import Suite
+
+_BLIND = {"labels": 0, "label_split": 0, "label_noise": 0.0, "labeled_classes": ()}
+_NO_BACKBONE = Unit("none")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of a suite, and the name under which its method stands in the suite's tables."""
+
+    cell: Cell
+    label: str
+    variant: str = ""
+
+
+def cells(suite: Suite) -> list[Planned]:
+    """All cells of a suite, each once, in the suite's order."""
+    found: dict[tuple[Cell, str], Planned] = {}
+    resolve = _Resolver(str(suite.path))
+    for choice in _choices(suite):
+        _apply(suite.sets, choice)
+        planned = _planned(choice, resolve)
+        found.setdefault((planned.cell, planned.label), planned)
+    return list(found.values())
+
+
+def trainings(planned: Iterable[Planned]) -> dict[Training, list[Planned]]:
+    """The models to be made, each with the cells that wait for it."""
+    found: dict[Training, list[Planned]] = {}
+    for one in planned:
+        found.setdefault(one.cell.training, []).append(one)
+    return found
+
+
+def remaining(planned: Iterable[Planned], done: Callable[[Cell], bool]) -> list[Planned]:
+    """The cells that are neither done nor impossible."""
+    return [one for one in planned if not one.cell.skip and not done(one.cell)]
+
+
+# ---- axes ----------------------------------------------------------------------------------------
+
+
+def _choices(suite: Suite) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes, and of each ablation, as one table of plain settings."""
+    for grid in suite.grids:
+        if not suite.varies:
+            yield from _expand(grid)
+        for vary in suite.varies:
+            names = vary.get("methods", list(grid["methods"]))
+            methods = {k: v for k, v in grid["methods"].items() if k in names}
+            for value in vary["values"]:
+                for choice in _expand({**grid, "methods": methods}):
+                    _assign(choice, vary["path"], value, f"{suite.path}: vary")
+                    yield choice
+
+
+def _assign(choice: dict[str, Any], path: str, value: Any, where: str) -> None:
+    part, _, key = path.partition(".")
+    if key and isinstance(choice.get(part), dict):
+        choice[part] = {**choice[part], key: value}
+    elif not key and part in choice:
+        choice[part] = value
+    else:
+        raise BenchError(f'{where}: path {path!r} names nothing: write e.g. "method.lr", "data.labels" or "budget"')
+
+
+def _expand(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    scalars = [("budget", grid["budget"]), ("precision", grid["precision"]), ("threads", grid["threads"]),
+               ("snapshots", grid["snapshots"])]
+    backbones = [b for one in grid["backbone"] for b in _axes("backbone", one)] or [{"name": "none"}]
+    data = list(_data_axes(grid["data"]))
+    targets = list(_data_axes(grid["target"]))
+    protocols = [(k, p) for k, one in grid["protocols"].items() for p in _axes("protocol", one)]
+    methods = [(k, m) for k, one in grid["methods"].items() for m in _axes("method", one)]
+    rest = [_values(v) for _, v in scalars]
+    for (label, method), backbone, datum, *values in itertools.product(methods, backbones, data, *rest):
+        for seed in grid["seeds"]:
+            for (evaluation, protocol), target in itertools.product(protocols, targets):
+                choice = {key: value for (key, _), value in zip(scalars, values, strict=True)}
+                yield {**choice, "label": label, "method": method, "backbone": backbone, "data": datum,
+                       "seed": seed, "protocol": protocol, "target": target, "evaluation": evaluation}
+
+
+def _values(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _axes(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A list is an axis, except where the field itself is a list: there a list of lists is."""
+    info = find(kind, settings["name"], "suite")
+
+    def options(key: str, value: Any) -> list[Any]:
+        if key == "name" or not isinstance(value, list):
+            return [value]
+        if info.fields[key].sequence and not any(isinstance(v, list) for v in value):
+            return [value]
+        return value
+
+    return _product({key: options(key, value) for key, value in settings.items()})
+
+
+def _data_axes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    lists = {"labeled_classes", "unlabeled_classes"}
+    axes: dict[str, list[Any]] = {}
+    for key, value in settings.items():
+        if key == "dataset":
+            axes[key] = [d for one in value for d in _axes("dataset", one)]
+        elif key in lists and not any(isinstance(v, list) for v in value):
+            axes[key] = [value]
+        else:
+            axes[key] = _values(value)
+    return _product(axes)
+
+
+def _product(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+# ---- conditional settings -------------------------------------------------------------------------
+
+
+def _apply(sets: Iterable[Mapping[str, Any]], choice: dict[str, Any]) -> None:
+    for block in sets:
+        if all(_holds(choice, key, value) for key, value in block["when"].items()):
+            for part, value in block.items():
+                if part != "when":
+                    choice[part] = {**choice[part], **value} if isinstance(value, dict) else value
+
+
+def _holds(choice: Mapping[str, Any], key: str, value: Any) -> bool:
+    actual = {
+        "method": {choice["label"], choice["method"]["name"]},
+        "backbone": {choice["backbone"]["name"]},
+        "protocol": {choice["evaluation"], choice["protocol"]["name"]},
+        "dataset": {choice["data"]["dataset"]["name"]},
+        "target": {choice["target"].get("dataset", choice["data"]["dataset"])["name"]},
+        "seed": {choice["seed"]},
+    }.get(key, {choice["data"].get(key, getattr(Data, key, None))})
+    return any(v in actual for v in _values(value))
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+class _Resolver:
+    """Units with every default written out, each combination resolved once."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.known: dict[Any, tuple[Info, Unit]] = {}
+
+    def __call__(self, kind: str, settings: Mapping[str, Any]) -> tuple[Info, Unit]:
+        key = (kind, *((k, freeze(v)) for k, v in settings.items()))
+        if key not in self.known:
+            info = find(kind, settings["name"], self.where)
+            own = {k: v for k, v in settings.items() if k != "name"}
+            self.known[key] = info, info.resolve(own, f"{self.where}: {kind}")
+        return self.known[key]
+
+
+def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
+    method, method_unit = resolve("method", choice["method"])
+    protocol, protocol_unit = resolve("protocol", choice["protocol"])
+    dataset, dataset_unit = resolve("dataset", choice["data"]["dataset"])
+    target, target_unit = resolve("dataset", choice["target"].get("dataset", choice["data"]["dataset"]))
+    backbone = _NO_BACKBONE
+    if choice["backbone"]["name"] != "none":
+        backbone = resolve("backbone", choice["backbone"])[1]
+    data = Data(**{**_frozen(choice["data"]), "dataset": dataset_unit})  # type: ignore[arg-type]
+    training = Training(
+        method_unit, backbone, data, choice["budget"], choice["seed"], choice["precision"], choice["threads"],
+        choice["snapshots"],
+    )
+    training = _collapse(training, method)
+    aim = Aim(**{**_frozen(choice["target"]), "dataset": target_unit})  # type: ignore[arg-type]
+    skip = _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
+    snapshots = "all" if training.snapshots > 1 and protocol.traits["needs"]["head"] else "last"
+    cell = Cell(training, protocol_unit, aim, snapshots=snapshots, skip=skip)
+    return Planned(cell, choice["label"])
+
+
+def _frozen(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: freeze(v) for k, v in part.items() if k != "dataset"}
+
+
+def _collapse(training: Training, method: Info) -> Training:
+    """Axes that the method does not depend on stand at one value: the same model is made once."""
+    depends = method.traits["depends_on"]
+    data = training.data
+    if not method.traits["sees_labels"]:
+        data = dataclasses.replace(data, **_BLIND)
+    changes: dict[str, Any] = {"data": data}
+    if "backbone" not in depends:
+        changes["backbone"] = _NO_BACKBONE
+    if "budget" not in depends:
+        changes |= {"budget": 0, "snapshots": 1}
+    if "seed" not in depends:
+        changes["seed"] = 0
+    return dataclasses.replace(training, **changes)
+
+
+def _unmet_by_data(method: Info, training: Training, dataset: Info) -> str:
+    """Why this training cannot be made, or nothing."""
+    needs = method.traits["needs"]
+    name = dataset.name
+    if needs["color"] and not dataset.traits["color"]:
+        return f"{method.name} needs color; {name} is gray"
+    for sense in ("video", "audio"):
+        if needs[sense] and sense not in dataset.traits["annotations"]:
+            return f"{method.name} needs {sense}; {name} has none"
+    side = training.data.dataset.get("side", dataset.traits.get("image_side"))
+    if needs["min_side"] and isinstance(side, int) and side < needs["min_side"]:
+        return f"{method.name} needs images of at least {needs['min_side']} pixels a side; {name} has {side}"
+    if needs["labels"] and training.data.labels == 0:
+        return f"{method.name} needs labels; data.labels is 0"
+    if "backbone" in method.traits["depends_on"] and training.backbone == _NO_BACKBONE:
+        raise BenchError(f"{method.name} needs a backbone: write backbone = ... in the suite")
+    return ""
+
+
+def _unmet_by_target(protocol: Info, method: Info, target: Info) -> str:
+    needs = protocol.traits["needs"]
+    if needs["annotation"] not in target.traits["annotations"]:
+        return f"{protocol.name} needs {needs['annotation']} annotations; {target.name} has none"
+    if needs["head"] and not method.traits["sees_labels"]:
+        return f"{protocol.name} needs a classifier; {method.name} makes none"
+    return ""

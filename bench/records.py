@@ -1,0 +1,222 @@
+"""The values that everything else passes around: plain, frozen, and free of torch.
+
+A suite is planned into cells (training x protocol x target), a cell yields rows. What a value
+means is said here once; how it is made, run and stored is said elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+# Raised by hand when the harness core changes a number that a unit's own files do not explain.
+NUMERICS = 1
+
+Value: TypeAlias = "str | int | float | bool | None | tuple[Value, ...]"
+
+STATUSES = ("ok", "failed", "oom", "timeout", "killed", "skipped", "pending")
+
+COLUMNS = (
+    "suite",
+    "cell",
+    "training",
+    "label",
+    "method",
+    "method_settings",
+    "backbone",
+    "variant",
+    "train_dataset",
+    "labels",
+    "label_split",
+    "label_noise",
+    "data_settings",
+    "split_digest",
+    "budget",
+    "seed",
+    "precision",
+    "threads",
+    "init",
+    "protocol",
+    "protocol_settings",
+    "dataset",
+    "target_labels",
+    "target_split",
+    "layer",
+    "split",
+    "metric",
+    "value",
+    "step",
+    "status",
+    "reason",
+    "attempt",
+    "train_seconds",
+    "eval_seconds",
+    "images_seen",
+    "peak_memory_mb",
+    "device",
+    "commit",
+    "code_digest",
+    "versions",
+)
+
+# Two runs are equal when these agree; clocks, machines and attempts may differ (design: "same numbers").
+EQUAL_COLUMNS = ("value", "status", "metric", "layer", "step")
+
+
+class BenchError(Exception):
+    """Bad input, told in one line: where it stands, what it is, what to write instead. Exit code 2."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs of its data, backbone and machine; unmet, its cells are skipped with the reason."""
+
+    color: bool = False
+    min_side: int = 0
+    labels: bool = False
+    batch_norm_free: bool = False
+    video: bool = False
+    audio: bool = False
+
+
+@dataclass(frozen=True)
+class TargetNeeds:
+    """What a protocol needs of a model and of its target; unmet, its cells are skipped with the reason."""
+
+    annotation: str = "class"  # class, multilabel, boxes, mask
+    spatial: bool = False  # convolutional maps to read
+    trainable: bool = False  # weights to train: a parameter-free encoder cannot be fine-tuned
+    head: bool = False  # a classifier that the method itself made
+    top: bool = False  # fully connected layers of its own (fc6, fc7)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A method, protocol, backbone or dataset by name, with its settings (all of them, once resolved)."""
+
+    name: str
+    settings: tuple[tuple[str, Value], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, settings: Mapping[str, Any] | None = None) -> Unit:
+        return cls(name, tuple(sorted((k, freeze(v)) for k, v in (settings or {}).items())))
+
+    def get(self, key: str, default: Value = None) -> Value:
+        return dict(self.settings).get(key, default)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a method is trained on, and how much of the labels it is shown."""
+
+    dataset: Unit
+    labels: int | str = "all"  # 0, n, "all"
+    label_split: int = 0
+    label_noise: float = 0.0  # fraction of the shown labels replaced by a uniform draw over all classes
+    labeled_classes: tuple[int, ...] = ()  # () is all
+    unlabeled: int | str = "all"  # n, "all"
+    unlabeled_classes: tuple[int, ...] = ()
+    extra: bool = False  # SVHN's extra images, STL-10's unlabeled ones
+    validation: int = 0  # images held out of the training set
+    resample: int = 0  # which draw of the validation images
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model to be made.
+
+    ``budget`` is in encoder passes (one full-size image forward and backward; a tile counts by its
+    area, four rotations count four), or the text ``"12 epochs"`` of the method's own epochs.
+    """
+
+    method: Unit
+    backbone: Unit
+    data: Data
+    budget: int | str = 0
+    seed: int = 0
+    precision: str = "fp32"
+    threads: int = 1
+    snapshots: int = 1  # how many models are kept, evenly over the training; the last is always one
+    init: Training | None = None  # start from the encoder of this one
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The labeled target that a protocol judges on."""
+
+    dataset: Unit
+    labels: int | str = "all"
+    label_split: int = 0
+    validation: int | str = "auto"  # images of the training set held out for choices; "auto": a tenth
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the grid: a model (or one of its variants and snapshots) judged by a protocol."""
+
+    training: Training
+    protocol: Unit
+    aim: Aim
+    variant: str = ""  # "" is the model as the method hands it back
+    snapshots: str = "last"  # "last" or "all"
+    skip: str = field(default="", compare=False)  # the reason why this cell cannot be measured
+
+
+def freeze(value: Any) -> Value:
+    """Lists become tuples, so that settings can be compared, hashed and never changed."""
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(v) for v in value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise BenchError(f"a setting must be text, a number, true/false or a list of these, not {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON-ready dicts and lists; units become ``{"name": ..., settings...}``-like pairs."""
+    if isinstance(value, Unit):
+        return {"name": value.name, "settings": {k: plain(v) for k, v in value.settings}}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def digest(value: Any, length: int = 10) -> str:
+    """The first hex digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def training_from(record: Mapping[str, Any]) -> Training:
+    """The inverse of :func:`plain` for a training."""
+    data = dict(record["data"])
+    data["dataset"] = _unit(data["dataset"])
+    values = {k: freeze(v) for k, v in record.items() if k not in {"method", "backbone", "data", "init"}}
+    return Training(
+        method=_unit(record["method"]),
+        backbone=_unit(record["backbone"]),
+        data=Data(**{k: v if k == "dataset" else freeze(v) for k, v in data.items()}),
+        init=training_from(record["init"]) if record.get("init") else None,
+        **values,  # type: ignore[arg-type]  # field names and types are those that plain() wrote
+    )
+
+
+def cell_from(record: Mapping[str, Any]) -> Cell:
+    """The inverse of :func:`plain` for a cell."""
+    aim = {k: freeze(v) for k, v in record["aim"].items() if k != "dataset"}
+    return Cell(
+        training=training_from(record["training"]),
+        protocol=_unit(record["protocol"]),
+        aim=Aim(_unit(record["aim"]["dataset"]), **aim),  # type: ignore[arg-type]
+        variant=record["variant"],
+        snapshots=record["snapshots"],
+    )
+
+
+def _unit(record: Mapping[str, Any]) -> Unit:
+    return Unit.of(record["name"], record["settings"])

@@ -1,0 +1,300 @@
+"""Finds units and knows what planning needs of them, without importing them.
+
+Built-in units are found by file name, third parties' by the entry-point groups ``bench.methods``,
+``bench.protocols``, ``bench.datasets`` and ``bench.backbones``. Importing a unit loads torch, so what
+planning asks for (fields, defaults, needs) is described once by a child process and kept in a cache
+keyed by the digest of the unit's code; a changed file is described again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.code import closure_digest, module_file
+from bench.records import BenchError, Unit, freeze
+
+KINDS = {"method": "methods", "protocol": "protocols", "dataset": "bench.data", "backbone": "bench.backbones"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A setting of a unit: its type as text, its default (JSON-ready) and whether a list is one value of it."""
+
+    type: str
+    default: Any = None
+    required: bool = False
+    sequence: bool = False
+
+
+@dataclass(frozen=True)
+class Info:
+    """What planning knows of a unit."""
+
+    kind: str
+    name: str
+    module: str
+    cls: str
+    about: str = ""
+    paper: str = ""
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    traits: Mapping[str, Any] = field(default_factory=dict)  # class-level facts: sees_labels, needs, classes...
+
+    def resolve(self, settings: Mapping[str, Any], where: str) -> Unit:
+        """The unit with every default written out; unknown fields and wrong types are told in one line."""
+        for key, value in settings.items():
+            if key not in self.fields:
+                raise BenchError(f"{where}: {self.kind} {self.name!r} has no field {key!r}{suggest(key, self.fields)}")
+            _check_type(value, self.fields[key], f"{where}: {self.name}.{key}")
+        missing = [k for k, f in self.fields.items() if f.required and k not in settings]
+        if missing:
+            raise BenchError(f"{where}: {self.kind} {self.name!r} needs a value for {missing[0]!r}")
+        values = {k: settings.get(k, f.default) for k, f in self.fields.items()}
+        return Unit.of(self.name, {k: _coerce(v, self.fields[k]) for k, v in values.items()})
+
+
+def suggest(key: str, known: Iterable[str]) -> str:
+    """The end of an error line: the nearest known name, or all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, 1, 0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known are: {', '.join(names)}" if names else ""
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+
+
+def _check_type(value: Any, spec: Field, where: str) -> None:
+    options = [t.strip() for t in spec.type.split("|")]
+    if isinstance(value, (list, tuple)):
+        if not spec.sequence:
+            raise BenchError(f"{where} must be {spec.type}, not the list {list(value)!r}")
+        _check_items(value, spec, where)
+        return
+    allowed = tuple(t for o in options for t in _TYPES.get(o, ()))
+    boolean = isinstance(value, bool) and "bool" not in options
+    if allowed and (boolean or not isinstance(value, allowed)):
+        raise BenchError(f"{where} must be {spec.type}, not {value!r}")
+    if spec.sequence and not allowed:
+        raise BenchError(f"{where} must be a list ({spec.type}), not {value!r}")
+
+
+def _check_items(value: Sequence[Any], spec: Field, where: str) -> None:
+    words = set(re.findall(r"\w+", spec.type))
+    allowed = tuple(t for word in words for t in _TYPES.get(word, ()))
+    fixed = re.fullmatch(r"tuple\[([^\[\].]*)\]", spec.type)  # as tuple[float, float]
+    short = fixed is not None and len(value) != fixed[1].count(",") + 1
+    wrong = [v for v in _leaves(value) if isinstance(v, bool) and "bool" not in words or not isinstance(v, allowed)]
+    if short or (allowed and wrong):
+        raise BenchError(f"{where} must be {spec.type}, not the list {list(value)!r}")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield value
+
+
+def _coerce(value: Any, spec: Field) -> Any:
+    """An integer where a float is meant is the same setting: ``lr = 1`` and ``lr = 1.0``."""
+    options = [t.strip() for t in spec.type.split("|")]
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in options and "int" not in options:
+        return float(value)
+    return value
+
+
+# ---- finding -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def modules(kind: str) -> dict[str, str]:
+    """Candidate modules of a kind: {module: where it comes from}."""
+    package = KINDS[kind]
+    folder = module_file(package).parent
+    found = {f"{package}.{p.stem}": str(p) for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
+    group = f"bench.{package.rpartition('.')[2].replace('data', 'datasets')}"
+    for point in importlib.metadata.entry_points(group=group):
+        found[point.module] = f"entry point {point.name!r} of {point.dist.name if point.dist else '?'}"
+    return found
+
+
+@functools.cache
+def units(kind: str) -> dict[str, Info]:
+    """All units of a kind by name."""
+    described = _describe_all(tuple(modules(kind)))
+    found: dict[str, Info] = {}
+    for module in modules(kind):
+        for record in described[module]:
+            if record["kind"] == kind:
+                info = _info(record)
+                if info.name in found and found[info.name].module != info.module:
+                    raise BenchError(f"{kind} {info.name!r} is defined by {found[info.name].module} and {info.module}")
+                found[info.name] = info
+    return found
+
+
+def find(kind: str, name: str, where: str) -> Info:
+    """One unit; ``where`` (file and key) begins the error line."""
+    known = units(kind)
+    if name not in known:
+        raise BenchError(f"{where}: there is no {kind} {name!r}{suggest(name, known)}")
+    return known[name]
+
+
+def load(kind: str, unit: Unit) -> Any:
+    """The unit itself, made with its settings: imports its module (and so torch)."""
+    info = find(kind, unit.name, "the record")
+    cls = getattr(importlib.import_module(info.module), info.cls)
+    try:
+        return cls(**dict(unit.settings))
+    except (TypeError, ValueError) as error:
+        raise BenchError(f"{kind} {unit.name!r} refuses its settings: {error}") from error
+
+
+def code_digest(kind: str, name: str) -> str:
+    """The digest of all unit code that this one's results depend on."""
+    return closure_digest(find(kind, name, "the record").module)
+
+
+def _info(record: Mapping[str, Any]) -> Info:
+    fields = {k: Field(**f) for k, f in record["fields"].items()}
+    return Info(**{**record, "fields": fields})
+
+
+# ---- describing --------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``BENCH_CACHE``, else the user's cache folder."""
+    base = os.environ.get("BENCH_CACHE")
+    return Path(base) if base else Path.home() / ".cache" / "representation-bench"
+
+
+_TELLERS = ("bench.registry", "bench.contracts", "bench.records")
+
+
+def _describe_all(names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    path = cache_folder() / "units.json"
+    try:
+        cache = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        cache = {}
+    # What is told of a unit also hangs on who tells it and on what the contracts say of all.
+    teller = hashlib.sha256(b"".join(module_file(m).read_bytes() for m in _TELLERS)).hexdigest()
+    digests = {name: f"{closure_digest(name)} {teller}" for name in names}
+    stale = [name for name in names if cache.get(name, {}).get("digest") != digests[name]]
+    if stale:
+        for name, records in _describe_in_child(stale).items():
+            cache[name] = {"digest": digests[name], "units": records}
+        _keep(path, cache)
+    return {name: cache[name]["units"] for name in names}
+
+
+def _keep(path: Path, cache: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(cache), "utf-8")
+        temporary.replace(path)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+
+
+def _describe_in_child(names: list[str]) -> dict[str, list[dict[str, Any]]]:
+    done = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "bench.registry", *names], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise BenchError(f"cannot read the units: {lines[-1]}")
+    answer: dict[str, list[dict[str, Any]]] = json.loads(done.stdout)
+    return answer
+
+
+def describe(module: str) -> list[dict[str, Any]]:
+    """The records of the units that a module defines: imports it."""
+    loaded = importlib.import_module(module)
+    found = []
+    for name, cls in inspect.getmembers(loaded, inspect.isclass):
+        is_unit = getattr(cls, "kind", None) in KINDS and cls.__module__ == module
+        if is_unit and not inspect.isabstract(cls) and not name.startswith("_"):
+            found.append(_record(cls))
+    return found
+
+
+_TRAITS = (
+    "sees_labels",
+    "depends_on",
+    "variants",
+    "classes",
+    "color",
+    "flip",
+    "annotations",
+    "splits",
+    "image_side",
+    "test_split",
+)
+
+
+def _record(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: dataclasses.asdict(_field(f, hints[f.name])) for f in dataclasses.fields(cls)}
+    traits = {t: freeze(v) for t in _TRAITS if not callable(v := getattr(cls, t, None)) and v is not None}
+    traits = {t: v for t, v in traits.items() if not isinstance(inspect.getattr_static(cls, t), property)}
+    if hasattr(cls, "needs"):
+        traits["needs"] = dataclasses.asdict(cls.needs)
+    doc = (inspect.getdoc(cls) or "").strip().split("\n\n")[0].replace("\n", " ")
+    name = getattr(cls, "name", "") or cls.__module__.rpartition(".")[2]
+    paper = getattr(cls, "paper", "")
+    return dataclasses.asdict(Info(cls.kind, name, cls.__module__, cls.__name__, doc, paper)) | {
+        "fields": fields,
+        "traits": traits,
+    }
+
+
+def _field(spec: dataclasses.Field[Any], hint: Any) -> Field:
+    required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+    default = spec.default
+    if spec.default_factory is not dataclasses.MISSING:
+        default = spec.default_factory()
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    sequence = any(typing.get_origin(o) in (tuple, list) or o in (tuple, list) for o in options)
+    text = " | ".join(getattr(o, "__name__", str(o)) if not typing.get_args(o) else str(o) for o in options)
+    return Field(text, None if required else freeze(default), required, sequence)
+
+
+def _main(names: list[str]) -> int:
+    out, sys.stdout = sys.stdout, sys.stderr  # what modules print is not the answer
+    described = {}
+    for name in names:
+        try:
+            described[name] = describe(name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a third party's module may raise anything
+            sys.stderr.write(f"{name} cannot be imported: {type(error).__name__}: {error}\n".replace("\n", " "))
+            return 1
+    out.write(json.dumps(described) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

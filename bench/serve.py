@@ -1,0 +1,68 @@
+"""A worker process: reads jobs from standard input, a JSON line each, and answers with events.
+
+Started by :mod:`bench.launch`. When the input ends, its parent is gone, and it stops at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from bench.records import BenchError, cell_from, training_from
+
+_EVERY = 0.25  # seconds between two progress events
+
+
+class _Speaker:
+    """Writes events; units' own prints go elsewhere, so that the line stays clean."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.last = out, 0.0
+
+    def say(self, **event: Any) -> None:
+        self.out.write(json.dumps(event) + "\n")
+        self.out.flush()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last > _EVERY or done == total:
+            self.last = now
+            self.say(event="progress", what=what, done=done, total=total)
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    speaker = _Speaker(out)
+    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+
+    from bench.worker import Job, Place, work
+
+    while "stop" not in (message := jobs.get()):
+        place = Place(*(Path(message["place"][k]) for k in ("runs", "data", "cache")))
+        job = Job(training_from(message["training"]), tuple(cell_from(c) for c in message["cells"]))
+        try:
+            speaker.say(event="end", problems=work(job, place, speaker.progress))
+        except BenchError as error:
+            speaker.say(event="fatal", reason=str(error))
+        except KeyboardInterrupt:
+            return 130
+    return 0
+
+
+def _listen(jobs: queue.Queue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        jobs.put(json.loads(line))
+    os._exit(1)  # the parent died: what was saved stays, nobody waits for the rest
+
+
+if __name__ == "__main__":
+    sys.exit(main())

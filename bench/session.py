@@ -1,0 +1,147 @@
+"""The harness's side of one training or evaluation: where its state, curves and pictures are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import artifacts, tensors
+from bench.contracts import Cache, Model, Run, Tap
+from bench.draws import seed_of
+from bench.records import BenchError
+
+CHECKPOINT_SECONDS = 300.0  # a long epoch is saved in between: at most this much work is lost
+
+Report = Callable[[int, int], None]  # steps done, of how many
+
+
+class Session(Run):
+    """A :class:`~bench.contracts.Run` whose state lies in a folder.
+
+    :param folder: where ``checkpoint.safetensors``, ``curves.jsonl``, snapshots and pictures go.
+    :param stamp: what must agree for a checkpoint to be resumed (ids, split digests).
+    :param snapshots: how many models are kept, evenly over the training.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        device: torch.device,
+        cache: Cache,
+        precision: str = "fp32",
+        budget: int | str = 0,
+        snapshots: int = 1,
+        stamp: str = "",
+        report: Report | None = None,
+        taps: tuple[Tap, ...] = (),
+        weights_digest: str = "",
+    ) -> None:
+        self.folder, self.stamp, self.report = folder, stamp, report
+        self.seed, self.device, self.precision, self.budget = seed, device, precision, budget
+        self.cache, self.taps, self.weights_digest = cache, taps, weights_digest
+        self.snapshots = snapshots
+        self.images_seen = 0
+        self.seconds_before = 0.0  # spent by interrupted attempts
+        self.started = self.saved = time.monotonic()
+        self.curves: list[dict[str, float]] = []
+
+    # ---- randomness and precision ----
+
+    def generator(self, purpose: str) -> torch.Generator:
+        word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "big")
+        return torch.Generator().manual_seed(seed_of(self.seed, word))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # ---- state ----
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, interrupted attempts included as far as they were saved."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        if not self.checkpoint_file.exists():
+            return 0
+        header = tensors.read_header(self.checkpoint_file)
+        if header.get("stamp") != self.stamp:
+            raise BenchError(
+                f"{self.checkpoint_file}: belongs to another run (its settings or label split differ); "
+                "delete its folder to start again"
+            )
+        try:
+            tensors.unpack(state, tensors.read(self.checkpoint_file), header["state"])
+            facts = json.loads(header["facts"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            line = str(error).splitlines()[0]
+            raise BenchError(f"{self.checkpoint_file}: does not fit ({line}); delete it to start again") from error
+        self.images_seen, self.seconds_before = facts["images_seen"], facts["seconds"]
+        self.curves = facts["curves"]
+        return int(facts["done"])
+
+    def checkpoint(self, done: int, state: Mapping[str, Any], *, force: bool = False) -> None:
+        if not force and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
+            return
+        packed, text = tensors.pack(state)
+        facts = {"done": done, "images_seen": self.images_seen, "seconds": self.seconds, "curves": self.curves}
+        header = {"stamp": self.stamp, "state": text, "facts": json.dumps(facts)}
+        tensors.save(self.checkpoint_file, packed, header)
+        self.saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Write what is kept and drop what is not needed any more."""
+        if self.curves:
+            import pandas as pd
+
+            with artifacts.written(self.folder / "curves.parquet") as path:
+                pd.DataFrame(self.curves).to_parquet(path)
+        self.checkpoint_file.unlink(missing_ok=True)
+
+    # ---- what is kept ----
+
+    def snapshot(self, done: int, total: int, model: Model) -> None:
+        if self.snapshots > 1 and done in snapshot_steps(total, self.snapshots):
+            tensors.save_model(self.folder / "snapshots" / f"{done:09d}.safetensors", model)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.curves.append({"step": step, **values})
+
+    def progress(self, done: int, total: int) -> None:
+        if self.report:
+            self.report(done, total)
+
+    def saw(self, images: int) -> None:
+        self.images_seen += images
+
+    def assignments(self, epoch: int, ids: Tensor) -> None:
+        tensors.save(self.folder / "assignments" / f"{epoch:06d}.safetensors", {"ids": ids.to(torch.int32)})
+
+    def picture(self, name: str, image: Tensor) -> None:
+        from torchvision.io import encode_png
+
+        data = encode_png((image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
+        with artifacts.written(self.folder / "pictures" / f"{artifacts.slug(name)}.png") as path:
+            path.write_bytes(data.numpy().tobytes())
+
+
+def snapshot_steps(total: int, count: int) -> set[int]:
+    """The steps after which a model is kept: ``count`` of them, evenly, the last included."""
+    return {max(1, round(total * (i + 1) / count)) for i in range(count)}

@@ -1,0 +1,108 @@
+"""Outcomes to rows: what lies in the runs folder, as the long table of a suite."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import artifacts
+from bench.plan import Planned
+from bench.records import COLUMNS, Training, Unit, plain
+
+Row = dict[str, Any]
+
+_OUTCOME = ("status", "reason", "attempt", "eval_seconds", "device", "commit", "versions")
+
+
+def collect(suite: str, planned: Iterable[Planned], runs: Path) -> list[Row]:
+    """One row a number, and one for every planned cell that has none, with its status and reason."""
+    statuses: dict[Training, dict[str, Any]] = {}
+    rows: list[Row] = []
+    for one in planned:
+        training = one.cell.training
+        if training not in statuses:
+            statuses[training] = artifacts.read_json(artifacts.folder(runs, training).status) or {}
+        rows += _cell_rows(suite, one, statuses[training], runs)
+    return rows
+
+
+def _cell_rows(suite: str, one: Planned, status: Mapping[str, Any], runs: Path) -> list[Row]:
+    base = _base(suite, one, status)
+    if one.cell.skip:
+        return [{**base, "status": "skipped", "reason": one.cell.skip}]
+    files, name = artifacts.folder(runs, one.cell.training), artifacts.cell_name(one.cell)
+    outcome = artifacts.read_json(files.cell(name)) or artifacts.read_json(files.failed(name))
+    if outcome is None:
+        training = status.get("status", "pending")
+        if training in {"ok", "pending"}:
+            return [{**base, "status": "pending"}]
+        return [{**base, **{k: status.get(k, "") for k in _OUTCOME}}]
+    base |= {k: outcome.get(k, "") for k in _OUTCOME}
+    return [{**base, **row} for row in outcome.get("rows", [])] or [base]
+
+
+def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
+    cell, training = one.cell, one.cell.training
+    data = {k: v for k, v in plain(training.data).items() if k not in {"dataset", "labels", "label_split", "label_noise"}}
+    data["dataset"] = dict(training.data.dataset.settings)
+    folder, _, name = artifacts.cell_id(cell).partition("/")
+    info = status.get("data", {})
+    row: Row = dict.fromkeys(COLUMNS, "")
+    row |= {
+        "suite": suite,
+        "cell": name,
+        "training": folder,
+        "label": one.label,
+        "method": training.method.name,
+        "method_settings": settings_text(training.method),
+        "backbone": _unit_text(training.backbone),
+        "variant": cell.variant,
+        "train_dataset": training.data.dataset.name,
+        "labels": training.data.labels,
+        "label_split": training.data.label_split,
+        "label_noise": training.data.label_noise,
+        "data_settings": _json(data),
+        "split_digest": info.get("split_digest", ""),
+        "budget": training.budget,
+        "seed": training.seed,
+        "precision": training.precision,
+        "threads": training.threads,
+        "init": artifacts.training_id(training.init) if training.init else "",
+        "protocol": cell.protocol.name,
+        "protocol_settings": settings_text(cell.protocol),
+        "dataset": cell.aim.dataset.name,
+        "target_labels": cell.aim.labels,
+        "target_split": cell.aim.label_split,
+        "train_seconds": status.get("train_seconds", ""),
+        "images_seen": status.get("images_seen", ""),
+        "peak_memory_mb": status.get("peak_memory_mb", ""),
+        "code_digest": f"{folder[-8:]}:{name[-8:]}",
+    }
+    return row
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value) if not isinstance(value, dict) else value, sort_keys=True, default=list)
+
+
+def settings_text(unit: Unit) -> str:
+    """A unit's settings as JSON text."""
+    return _json(dict(unit.settings))
+
+
+def _unit_text(unit: Unit) -> str:
+    return unit.name if not unit.settings else f"{unit.name} {settings_text(unit)}"
+
+
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """The rows as CSV, whole or not at all; numbers as their shortest exact text."""
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="raise")
+    writer.writeheader()
+    writer.writerows(rows)
+    artifacts.write_text(path, text.getvalue())

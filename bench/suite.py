@@ -1,0 +1,236 @@
+"""A suite: the axes of a grid, in TOML. See README for the grammar by example.
+
+Reading a suite checks every key and value that can be checked without data, and tells what is wrong
+in one line with file and key. What the axes multiply out to is :mod:`bench.plan`'s business.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bench.records import Aim, BenchError, Data
+from bench.registry import find, suggest
+
+_AXES = {
+    "backbone": "the network, or a list of them",
+    "budget": 'encoder passes, or "12 epochs"',
+    "data": "what is trained on",
+    "methods": "which methods, with their settings",
+    "precision": '"fp32" or "bf16"',
+    "protocols": "which protocols, with their settings",
+    "seeds": "a number of seeds, or a list",
+    "snapshots": "how many models of a training are kept",
+    "target": "what is judged on; by default the training's dataset",
+    "threads": "CPU threads of one training",
+}
+_TOP = {
+    **_AXES,
+    "about": "one line",
+    "minutes": "how long it took on 2 CPU cores",
+    "grid": "parts that override the axes",
+    "vary": "ablations",
+    "set": "values for some combinations",
+    "table": "tables",
+    "figure": "figures",
+}
+_DATA = {f.name for f in fields(Data)}
+_TARGET = {f.name for f in fields(Aim)}
+_VARY = {"name", "path", "values", "methods"}
+_DEFAULTS = {"budget": 0, "precision": "fp32", "seeds": 1, "snapshots": 1, "threads": 1}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as read: ``grids`` are complete sets of axes, the rest is as written in the file."""
+
+    name: str
+    path: Path
+    about: str
+    minutes: float | None
+    grids: tuple[Mapping[str, Any], ...]
+    sets: tuple[Mapping[str, Any], ...] = ()
+    varies: tuple[Mapping[str, Any], ...] = ()
+    tables: tuple[Mapping[str, Any], ...] = ()
+    figures: tuple[Mapping[str, Any], ...] = ()
+
+
+def builtin() -> dict[str, Path]:
+    """The suites that ship with the package, by name."""
+    folder = Path(str(resources.files("bench") / "suites"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def locate(name: str) -> Path:
+    """The file of a suite: a path that exists, or a built-in name."""
+    if name.endswith(".toml") or "/" in name:
+        if Path(name).is_file():
+            return Path(name)
+        raise BenchError(f"suite {name}: there is no such file")
+    known = builtin()
+    if name not in known:
+        raise BenchError(f"there is no suite {name!r}{suggest(name, known)}, or give the path of a .toml file")
+    return known[name]
+
+
+def load(name: str) -> Suite:
+    """Read and check a suite by name or path."""
+    path = locate(name)
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path}: not valid TOML: {error}") from error
+    return parse(raw, path)
+
+
+def parse(raw: Mapping[str, Any], path: Path) -> Suite:
+    """A suite from its table; ``path`` begins every error line and gives the name."""
+    _keys(raw, _TOP, str(path))
+    if path.stem != path.stem.strip() or not path.stem.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise BenchError(f"{path}: a suite's file name may hold letters, digits, '.', '-' and '_' only")
+    top = {k: v for k, v in raw.items() if k in _AXES}
+    blocks = raw.get("grid", [{}])
+    grids = tuple(_grid(top, block, f"{path}: grid {i + 1}" if "grid" in raw else str(path)) for i, block in
+                  enumerate(_list_of_tables(blocks, f"{path}: grid")))
+    varies = tuple(_list_of_tables(raw.get("vary", []), f"{path}: vary"))
+    for vary in varies:
+        _keys(vary, _VARY, f"{path}: vary")
+        if not {"path", "values"} <= set(vary) or not isinstance(vary["values"], list):
+            raise BenchError(f'{path}: vary needs a path ("method.lr") and values (a list)')
+    return Suite(
+        name=path.stem,
+        path=path,
+        about=str(raw.get("about", "")),
+        minutes=_number(raw.get("minutes"), f"{path}: minutes"),
+        grids=grids,
+        sets=tuple(_sets(raw.get("set", []), f"{path}: set")),
+        varies=varies,
+        tables=tuple(_list_of_tables(raw.get("table", []), f"{path}: table")),
+        figures=tuple(_list_of_tables(raw.get("figure", []), f"{path}: figure")),
+    )
+
+
+def _number(value: Any, where: str) -> float | None:
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    raise BenchError(f"{where} must be a number, not {value!r}")
+
+
+def _keys(table: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise BenchError(f"{where}: unknown key {key!r}{suggest(key, known)}")
+
+
+def _list_of_tables(value: Any, where: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+        raise BenchError(f"{where} must be written as [[{where.rpartition(' ')[2]}]] blocks")
+    return value
+
+
+def _sets(blocks: Any, where: str) -> list[Mapping[str, Any]]:
+    known = {"when", "method", "backbone", "data", "target", "protocol", "budget", "snapshots", "precision"}
+    conditions = {"method", "backbone", "dataset", "labels", "protocol", "target", "label_noise", "seed"}
+    tables = _list_of_tables(blocks, where)
+    for block in tables:
+        _keys(block, known, where)
+        if not isinstance(block.get("when"), dict):
+            raise BenchError(f'{where} needs when, as in when = {{method = "rotation"}}')
+        _keys(block["when"], conditions, f"{where}: when")
+    return tables
+
+
+# ---- one grid ------------------------------------------------------------------------------------
+
+
+def _grid(top: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    _keys(block, _AXES, where)
+    merged = {**_DEFAULTS, **top, **block}
+    for key in ("methods", "protocols", "data"):
+        if key not in merged:
+            raise BenchError(f"{where}: key {key!r} is missing ({_AXES[key]})")
+    merged["methods"] = _units("method", merged["methods"], top.get("methods"), f"{where}: methods")
+    merged["protocols"] = _units("protocol", merged["protocols"], top.get("protocols"), f"{where}: protocols")
+    merged["backbone"] = [_named("backbone", b, f"{where}: backbone") for b in _listed(merged.get("backbone"))]
+    merged["data"] = _part(merged["data"], _DATA, f"{where}: data")
+    merged["target"] = _part(merged.get("target", {}), _TARGET, f"{where}: target")
+    if "dataset" not in merged["data"]:
+        raise BenchError(f"{where}: data.dataset is missing: name the dataset to train on")
+    merged["seeds"] = _seeds(merged["seeds"], f"{where}: seeds")
+    for precision in _listed(merged["precision"]):
+        if precision not in {"fp32", "bf16"}:
+            raise BenchError(f'{where}: precision must be "fp32" or "bf16", not {precision!r}')
+    for key in ("threads", "snapshots"):
+        if not all(isinstance(v, int) and v > 0 for v in _listed(merged[key])):
+            raise BenchError(f"{where}: {key} must be a positive whole number, not {merged[key]!r}")
+    for budget in _listed(merged["budget"]):
+        _check_budget(budget, f"{where}: budget")
+    return merged
+
+
+def _check_budget(budget: Any, where: str) -> None:
+    number, _, unit = budget.partition(" ") if isinstance(budget, str) else ("", "", "")
+    fine = isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0
+    if not fine and not (unit in {"epoch", "epochs"} and number.replace(".", "", 1).isdigit()):
+        raise BenchError(f'{where} must be a number of encoder passes or like "12 epochs", not {budget!r}')
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _seeds(value: Any, where: str) -> list[int]:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return list(range(value))
+    if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        return value
+    raise BenchError(f"{where} must be a number of seeds or a list of whole numbers, not {value!r}")
+
+
+def _units(kind: str, value: Any, defined: Any, where: str) -> dict[str, dict[str, Any]]:
+    """``{label: {"name": unit, settings...}}`` of a table of settings, or of a list of names."""
+    known = defined if isinstance(defined, dict) else {}
+    if isinstance(value, list):
+        value = {name: known.get(name, {}) for name in value}
+    if not isinstance(value, dict) or not value:
+        raise BenchError(f"{where} must be a list of names or a table of settings, not {value!r}")
+    found = {}
+    for label, settings in value.items():
+        if not isinstance(settings, dict):
+            raise BenchError(f"{where}.{label} must be a table of settings, not {settings!r}")
+        name = settings.get("use", label)
+        info = find(kind, name, f"{where}.{label}")
+        own = {k: v for k, v in settings.items() if k != "use"}
+        for key in own:
+            if key not in info.fields:
+                raise BenchError(f"{where}.{label}: {kind} {name!r} has no field {key!r}{suggest(key, info.fields)}")
+        found[label] = {"name": name, **own}
+    return found
+
+
+def _named(kind: str, value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or "name" not in value:
+        raise BenchError(f'{where} must be a name or a table with a name, as {{name = "resnet18"}}, not {value!r}')
+    info = find(kind, value["name"], where)
+    for key in value:
+        if key != "name" and key not in info.fields:
+            raise BenchError(f"{where}: {kind} {value['name']!r} has no field {key!r}{suggest(key, info.fields)}")
+    return value
+
+
+def _part(value: Any, known: set[str], where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = {"dataset": value}
+    if not isinstance(value, dict):
+        raise BenchError(f"{where} must be a dataset's name or a table, not {value!r}")
+    _keys(value, known, where)
+    value = dict(value)
+    if "dataset" in value:
+        value["dataset"] = [_named("dataset", d, f"{where}.dataset") for d in _listed(value["dataset"])]
+    return value

@@ -1,0 +1,157 @@
+"""Frozen features: the only place where an encoder is run over images without augmentation.
+
+One forward pass extracts what all frozen protocols of a model will read, pools it on the fly and
+keeps it in the run's cache, so that the second protocol makes no pass at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.augment import CenterCrop, Chain, Flip, RandomCrop, Resize
+from bench.contracts import BenchError, Encoder, Frame, Images, Model, Run, Samples, Tap
+from bench.pooling import pool
+from bench.records import digest
+
+Batch = TypeVar("Batch")
+
+OUTPUT = "output"  # the tap of what the encoder itself returns
+BATCH = 256  # fixed: a convolution's last bits may depend on the batch's size
+SHORT_SIDE = 256 / 224  # the usual ratio of the resized shorter side to the crop
+
+
+def features(model: Model, samples: Samples, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:
+    """The pooled features at ``taps`` of all images, in order: float32 (N, d) each, on the CPU.
+
+    What the cache lacks is extracted in one pass, together with all that ``run.taps`` announces.
+    A run without a weights digest has nothing to key a cache by, and extracts what it is asked for.
+    """
+    known = bool(run.weights_digest)
+    found = {tap: run.cache.get(_key(run, samples, tap)) if known else None for tap in dict.fromkeys(taps)}
+    ready = {tap: value for tap, value in found.items() if value is not None}
+    missing = [tap for tap in found if tap not in ready]
+    if missing:
+        announced = [t for t in run.taps if t not in found and run.cache.get(_key(run, samples, t)) is None]
+        fresh = extract(
+            model.encoder, samples.images, [*missing, *dict.fromkeys(announced if known else ())], run
+        )
+        for tap, value in fresh.items() if known else ():
+            run.cache.put(_key(run, samples, tap), value)
+        ready |= fresh
+    return {tap: ready[tap] for tap in found}
+
+
+def _key(run: Run, samples: Samples, tap: Tap) -> str:
+    parts = [run.weights_digest, samples.name, len(samples), repr(center_view(tap.side)), run.precision]
+    return digest([*parts, tap], 32)
+
+
+def extract(encoder: Encoder, images: Images, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:
+    """One pass over the images: each image goes through the encoder once per image side that is asked for."""
+    sides = list(dict.fromkeys(tap.side for tap in taps))
+    batches = in_order(len(images))
+    out: dict[Tap, Tensor] = {}
+    with frozen(encoder):
+        for rows, views in zip(
+            batches, images.views(batches, [center_view(s) for s in sides], 0, 0), strict=True
+        ):
+            for side, view in zip(sides, views, strict=True):
+                here = [tap for tap in taps if tap.side == side]
+                for tap, value in read(encoder, view, here, run).items():
+                    if tap not in out:
+                        out[tap] = torch.empty(len(images), value.shape[1])
+                    out[tap][rows] = value.cpu()
+    return out
+
+
+def read(encoder: Encoder, images: Tensor, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:
+    """The pooled features at ``taps`` of one batch, in one forward pass: float32 (N, d) each."""
+    with torch.no_grad(), run.autocast():
+        maps = _maps(encoder, images, list(dict.fromkeys(tap.layer for tap in taps)))
+    return {tap: _pooled(maps[tap.layer].float(), tap).flatten(1) for tap in taps}
+
+
+def _pooled(maps: Tensor, tap: Tap) -> Tensor:
+    return maps if tap.layer == OUTPUT else pool(maps, tap.pooling, tap.size, tap.layer)
+
+
+def _maps(encoder: Encoder, images: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
+    """What the layers give, "output" among them, in one forward pass that stops where it can."""
+    inner = [layer for layer in layers if layer != OUTPUT]
+    if len(inner) == len(layers):
+        return encoder.activations(images, inner)
+    unknown = [layer for layer in inner if layer not in encoder.layers]
+    if unknown:
+        raise BenchError(f"layer {unknown[0]!r} does not exist here; layers are: {', '.join(encoder.layers)}")
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> None:
+        stage = encoder.trunk.get_submodule(name)
+        hooks.append(stage.register_forward_hook(lambda _stage, _inputs, maps: found.__setitem__(name, maps)))
+
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    try:
+        for layer in inner:
+            keep(layer)
+        found[OUTPUT] = encoder(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def in_order(count: int) -> list[Tensor]:
+    """The batches of one pass without shuffling; the last may be smaller."""
+    return [torch.arange(a, min(a + BATCH, count)) for a in range(0, count, BATCH)]
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients; every part's own mode comes back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def chained(
+    batches: Callable[[int, int], Iterable[Batch]], per_epoch: int, epochs: int
+) -> Callable[[int, int], Iterator[Batch]]:
+    """All epochs as one: an epoch on stored features is too short to be worth a forced checkpoint."""
+
+    def whole(_: int, first: int) -> Iterator[Batch]:
+        begin, skip = divmod(first, per_epoch)
+        for epoch in range(begin, epochs):
+            yield from batches(epoch, skip if epoch == begin else 0)
+
+    return whole
+
+
+def center_view(side: int) -> Frame:
+    """The one view that is judged: the image as it is (0), or the middle of its resized version."""
+    return Chain((Resize(round(side * SHORT_SIDE)), CenterCrop(side)) if side else ())
+
+
+def random_view(images: Images, side: int, pad: int, *, crop: bool, flip: bool) -> Frame:
+    """The literature's mild augmentation: a random crop and a mirror.
+
+    :param side: 0: the image as it is, padded by ``pad`` (reflection) before the crop; else a window of
+        ``side`` of the image whose shorter side is ``side`` * 256 / 224.
+    """
+    if not crop:
+        return center_view(side)
+    if not side and images.side is None:
+        raise BenchError("images of varying sizes cannot be cropped as they are; set side, as in side = 224")
+    window = RandomCrop(side) if side else RandomCrop(images.side or 0, min(pad, (images.side or 1) - 1))
+    return Chain(
+        (*((Resize(round(side * SHORT_SIDE)),) if side else ()), window, *((Flip(),) if flip else ()))
+    )

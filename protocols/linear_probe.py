@@ -1,0 +1,240 @@
+"""One linear classifier on each layer of a frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import (
+    BenchError,
+    Encoder,
+    Evaluation,
+    Measurement,
+    Model,
+    Run,
+    Samples,
+    Tap,
+    Target,
+    TargetNeeds,
+)
+from bench.training import Schedule, descend, epoch_batches
+from protocols._features import chained, features, frozen, random_view, read
+from protocols._heads import Descent, Heads
+from protocols._scores import accuracies, best, labeled, top
+
+Batch: TypeAlias = "tuple[Tensor, Mapping[Tap, Tensor]]"  # labels (N,), features (N, d) of each layer
+
+
+@dataclass(frozen=True)
+class LinearProbe(Evaluation):
+    """A logistic regression per layer, all layers and learning rates in one training.
+
+    Defaults are RotNet's recipe. What a layer's learning rate is, validation decides.
+
+    :param layers: the taps; () is all of the encoder's.
+    :param pooling: a name of ``bench.pooling``, ``size`` its parameter. At most 9,600 numbers of an
+        adaptive maximum are RotNet's grids on AlexNet, and something as wide on any other backbone.
+    :param feature_norm: ``batch`` (without scale and shift), ``standardize`` (by the training set's
+        statistics) or ``none``.
+    :param drops: fractions of the training after which the rate is multiplied by ``gamma``.
+    :param augment: ``crop_flip``: the frozen encoder runs in every step; ``none``: features are cached.
+    :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped).
+    :param select: ``last`` epoch, or the epoch that was ``best`` on validation.
+    """
+
+    paper: ClassVar[str] = (
+        "Zhang, Isola & Efros, Colorful Image Colorization, ECCV 2016; "
+        "Gidaris, Singh & Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, "
+        "ICLR 2018"
+    )
+    needs: ClassVar[TargetNeeds] = TargetNeeds(spatial=True)
+
+    layers: tuple[str, ...] = ()
+    pooling: str = "dims_max"
+    size: int = 9600
+    feature_norm: str = "batch"
+    learning_rates: tuple[float, ...] = (0.01,)
+    epochs: int = 35
+    batch_size: int = 192
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "step"
+    drops: tuple[float, ...] = (5 / 35, 15 / 35, 25 / 35)
+    gamma: float = 0.2
+    augment: str = "crop_flip"
+    side: int = 0
+    pad: int = 4
+    select: str = "last"
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise BenchError(
+                    f"linear_probe.{name} is {getattr(self, name)!r}; write {' or '.join(known)}"
+                )
+
+    def taps(self, encoder: Encoder) -> Sequence[Tap]:
+        """All layers; none when each step sees a new crop."""
+        return self._read(encoder) if self.augment == "none" else ()
+
+    def _read(self, encoder: Encoder) -> list[Tap]:
+        return [Tap(layer, self.pooling, self.size, self.side) for layer in self.layers or encoder.layers]
+
+    def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
+        taps = self._read(model.encoder)
+        if not len(target.validation) and (len(self.learning_rates) > 1 or self.select == "best"):
+            raise BenchError(
+                "linear_probe chooses on validation, and there is none: write target.validation = 1000"
+            )
+        parts = {"test": target.test, "validation": target.validation}
+        judged = {k: _Judged(features(model, s, taps, run), s) for k, s in parts.items() if len(s)}
+        descent = Descent(self.learning_rates, self.momentum, self.nesterov, self.weight_decay)
+        dims = {tap: judged["test"].features[tap].shape[1] for tap in taps}
+        heads = {
+            tap: Heads(dims[tap], target.classes, descent, self.feature_norm, run.device) for tap in taps
+        }
+        kept = self._train(heads, model, target, judged, run)
+        for tap in taps:
+            found = (kept[tap].weight, kept[tap].bias) if self.select == "best" else heads[tap].folded()
+            yield from self._judge(tap, *found, judged)
+
+    def _judge(
+        self, tap: Tap, weight: Tensor, bias: Tensor, judged: Mapping[str, _Judged]
+    ) -> Iterator[Measurement]:
+        chosen = best(judged["validation"].top1(tap, weight, bias)) if len(weight) > 1 else 0
+        yield Measurement("lr", self.learning_rates[chosen], tap.layer, "validation")
+        for split, part in judged.items():
+            scores = part.scores(tap, weight[chosen], bias[chosen])
+            yield from accuracies(scores, part.labels, layer=tap.layer, split=split)
+
+    def _train(
+        self,
+        heads: Mapping[Tap, Heads],
+        model: Model,
+        target: Target,
+        judged: Mapping[str, _Judged],
+        run: Run,
+    ) -> dict[Tap, _Kept]:
+        source = _Cached if self.augment == "none" else _Cropped
+        batches = source(self, model, target, list(heads), run)
+        if self.feature_norm == "standardize":
+            for tap, value in features(model, target.train, list(heads), run).items():
+                heads[tap].fit(value)
+        kept = {tap: _Kept(h) for tap, h in heads.items() if self.select == "best"}
+        per_epoch = len(epoch_batches(batches.count, self.batch_size, 0, 0))
+        total = self.epochs * per_epoch
+        schedule = Schedule(self.schedule, self.drops, self.gamma)
+
+        def update(done: int, batch: Batch) -> dict[str, Tensor]:
+            labels, values = batch
+            factor = schedule(done, total)
+            losses = torch.stack([h.step(values[tap], labels, factor) for tap, h in heads.items()])
+            if (done + 1) % per_epoch == 0:
+                for tap, k in kept.items():
+                    k.offer(judged["validation"], tap, heads[tap])
+            # One rate of several may diverge; that the best of them does is an error.
+            return {"loss": losses.nan_to_num(nan=torch.inf).amin(1).mean()}
+
+        state: dict[str, nn.Module] = {f"{tap.layer}.heads": h for tap, h in heads.items()}
+        state |= {f"{tap.layer}.kept": k for tap, k in kept.items()}
+        with frozen(model.encoder):
+            descend(
+                run,
+                total=total,
+                per_epoch=total,
+                state=state,
+                batches=chained(batches, per_epoch, self.epochs),
+                update=update,
+            )
+        return kept
+
+
+_CHOICES = {
+    "feature_norm": ("batch", "standardize", "none"),
+    "augment": ("none", "crop_flip"),
+    "select": ("last", "best"),
+}
+
+
+class _Cached:
+    """Batches of stored features."""
+
+    def __init__(
+        self, probe: LinearProbe, model: Model, target: Target, taps: Sequence[Tap], run: Run
+    ) -> None:
+        rows, labels = labeled(target.train)
+        found = features(model, target.train, taps, run)
+        whole = len(rows) == len(target.train)
+        self.features = {tap: (x if whole else x[rows]).to(run.device) for tap, x in found.items()}
+        self.labels, self.count = labels.to(run.device), len(rows)
+        self.size, self.seed = min(probe.batch_size, self.count), run.seed
+        # Gathering into the same memory again and again is several times faster than into fresh pages.
+        self.buffers = {tap: x.new_empty(self.size, x.shape[1]) for tap, x in self.features.items()}
+
+    def __call__(self, epoch: int, first: int) -> Iterator[Batch]:
+        for index in epoch_batches(self.count, self.size, self.seed, epoch, first):
+            index = index.to(self.labels.device)
+            for tap, x in self.features.items():
+                torch.index_select(x, 0, index, out=self.buffers[tap])
+            yield self.labels[index], self.buffers
+
+
+class _Cropped:
+    """Batches of features of fresh crops: one forward pass for all layers and rates."""
+
+    def __init__(
+        self, probe: LinearProbe, model: Model, target: Target, taps: Sequence[Tap], run: Run
+    ) -> None:
+        self.rows, labels = labeled(target.train)
+        self.labels, self.count = labels.to(run.device), len(self.rows)
+        self.images, self.encoder, self.taps, self.run = target.train.images, model.encoder, taps, run
+        self.frame = random_view(self.images, probe.side, probe.pad, crop=True, flip=target.flip)
+        self.size = probe.batch_size
+
+    def __call__(self, epoch: int, first: int) -> Iterator[Batch]:
+        batches = epoch_batches(self.count, self.size, self.run.seed, epoch, first)
+        views = self.images.views([self.rows[b] for b in batches], [self.frame], self.run.seed, epoch)
+        for index, (view,) in zip(batches, views, strict=True):
+            yield self.labels[index.to(self.labels.device)], read(self.encoder, view, self.taps, self.run)
+
+
+class _Judged:
+    """A split's features and labels, to be scored."""
+
+    def __init__(self, found: Mapping[Tap, Tensor], samples: Samples) -> None:
+        self.features = found
+        self.rows, self.labels = labeled(samples)
+
+    def scores(self, tap: Tap, weight: Tensor, bias: Tensor) -> Tensor:
+        """(M, C) of one head with weight (C, d)."""
+        return torch.addmm(bias.cpu(), self.features[tap][self.rows], weight.cpu().t())
+
+    def top1(self, tap: Tap, weight: Tensor, bias: Tensor) -> Tensor:
+        """Percent (R,) of heads with weights (R, C, d)."""
+        return torch.tensor(
+            [top(self.scores(tap, w, b), self.labels) for w, b in zip(weight, bias, strict=True)]
+        )
+
+
+class _Kept(nn.Module):
+    """Each rate's weights at the epoch that was best on validation."""
+
+    def __init__(self, heads: Heads) -> None:
+        super().__init__()
+        weight, bias = heads.folded()
+        self.weight = nn.Buffer(torch.zeros_like(weight))
+        self.bias = nn.Buffer(torch.zeros_like(bias))
+        self.top1 = nn.Buffer(torch.full((heads.count,), -1.0, device=weight.device))
+
+    def offer(self, validation: _Judged, tap: Tap, heads: Heads) -> None:
+        """Keep the rates' weights that are better on validation than any before."""
+        weight, bias = heads.folded()
+        top1 = validation.top1(tap, weight, bias).to(self.top1.device)
+        better = top1 > self.top1
+        self.top1.copy_(torch.where(better, top1, self.top1))
+        self.weight[better], self.bias[better] = weight[better], bias[better]

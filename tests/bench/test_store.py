@@ -1,0 +1,83 @@
+"""Outcomes become rows, every planned cell at least one."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from bench import plan, store
+from bench.artifacts import cell_id, folder
+from bench.records import COLUMNS
+from bench.suite import load
+
+MIXED = """
+[methods]
+walker = {trouble = "raise", trouble_seed = 1}
+namer = {}
+"""
+
+
+@pytest.fixture
+def mixed(suite):
+    return suite(MIXED, top="seeds = 2", protocols="norms = {}\nvotes = {}")
+
+
+def test_every_planned_cell_is_a_row_whatever_happened(home, mixed, bench):
+    planned = plan.cells(load(str(mixed)))
+    before = store.collect("toy", planned, home / "runs")
+    assert {row["status"] for row in before} == {"pending", "skipped"}
+    assert bench("run", mixed, "--jobs", 0).code == 2
+    rows = store.collect("toy", planned, home / "runs")
+    cells = {(row["training"], row["cell"]) for row in rows}
+    assert cells == {(row["training"], row["cell"]) for row in before}
+    by_status = {status: [r for r in rows if r["status"] == status] for status in ("ok", "failed", "skipped")}
+    assert sum(map(len, by_status.values())) == len(rows)
+    (reason,) = (r["reason"] for r in by_status["failed"])
+    assert reason.startswith("RuntimeError: told to go wrong (walker.py:")
+    assert {r["reason"] for r in by_status["skipped"]} == {"votes needs a classifier; walker makes none"}
+    assert len(by_status["ok"]) == 2 + 2 * 2 + 2  # walker's and namer's norms on two splits, namer's votes
+    for row in by_status["ok"]:
+        assert row["images_seen"] == (48 if row["method"] == "walker" else 0)
+        assert row["split_digest"] or row["method"] == "walker"
+        assert row["versions"].startswith("python 3")
+
+
+def test_rows_of_a_failed_cell_tell_why_and_the_next_run_tries_again(home, suite, bench):
+    path = suite(protocols='norms = {trouble = "raise"}')
+    for attempt in (1, 2):
+        assert bench("run", path, "--jobs", 0).code == 2
+        (row,) = store.collect("toy", plan.cells(load(str(path))), home / "runs")
+        assert (row["status"], row["attempt"]) == ("failed", attempt)
+        assert row["reason"].startswith("RuntimeError: cannot judge (norms.py:")
+        assert row["value"] == ""  # numbers before the failure are not a result
+
+
+def test_a_failed_training_speaks_for_its_cells(home, suite):
+    (one,) = plan.cells(load(str(suite())))
+    files = folder(home / "runs", one.cell.training)
+    files.path.mkdir(parents=True)
+    files.status.write_text(json.dumps({"status": "oom", "reason": "out of memory", "attempt": 3}))
+    (row,) = store.collect("toy", [one], home / "runs")
+    assert (row["status"], row["reason"]) == ("oom", "out of memory")
+    assert (row["attempt"], f"{row['training']}/{row['cell']}") == (3, cell_id(one.cell))
+
+
+def test_the_csv_holds_every_number_exactly(home, suite, bench):
+    path = suite(top="seeds = 2")
+    assert bench("run", path, "--jobs", 0).code == 0
+    rows = store.collect("toy", plan.cells(load(str(path))), home / "runs")
+    with (home / "results" / "toy.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert tuple(read[0]) == COLUMNS
+    assert [float(r["value"]) for r in read] == [r["value"] for r in rows]
+    assert [int(r["seed"]) for r in read] == [0, 0, 1, 1]
+    assert json.loads(read[0]["method_settings"])["groups"] == [1, 2]
+    assert json.loads(read[0]["data_settings"])["dataset"] == {"count": 36, "side": 8}
+    assert read[0]["backbone"] == 'dot_net {"width": 4}'
+
+
+def test_a_row_with_an_unknown_column_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="surprise"):
+        store.write_csv(tmp_path / "x.csv", [{"surprise": 1}])

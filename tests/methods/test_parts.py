@@ -1,0 +1,127 @@
+"""The parts' formulas against independent computations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from torch import nn
+
+from methods.deepcluster import balanced
+from methods.parts import ema
+from methods.parts.consistency import squared_distance, supervised_term
+from methods.parts.kmeans import kmeans, match, whiten
+from methods.parts.memory_bank import new_bank, remember, scores
+from methods.parts.nce import estimate_constant, nce_loss
+from methods.parts.ramps import ramp_down, ramp_up, warm_up
+
+
+def test_ramps() -> None:
+    assert [round(ramp_up(t, 1), 6) for t in (0, 0.5, 1, 2)] == [0.006738, 0.286505, 1, 1]
+    assert ramp_up(0, 0) == 1
+    assert [ramp_down(left, 50) for left in (60, 50, 25)] == [1, 1, math.exp(-12.5 / 4)]
+    assert ramp_down(0, 50) == pytest.approx(math.exp(-12.5))
+    assert [warm_up(t, 4) for t in (0, 1, 8)] == [0, 0.25, 1]
+
+
+def test_average_of_weights() -> None:
+    own, other = nn.Linear(1, 1), nn.Linear(1, 1)
+    for module, value in ((own, 2.0), (other, 10.0)):
+        nn.init.constant_(module.weight, value)
+        nn.init.constant_(module.bias, value)
+    ema.average(own.parameters(), other.parameters(), 0.75)
+    assert own.weight.item() == own.bias.item() == 4.0
+    assert [ema.rate(t, 0.999) for t in (1, 3)] == [0.5, 0.75]
+    assert ema.rate(10**6, 0.999) == 0.999
+
+
+def test_running_statistics_are_copied() -> None:
+    own, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    other(torch.randn(4, 2))
+    ema.copy_buffers(own, other)
+    assert torch.equal(own.running_mean, other.running_mean)
+    assert own.num_batches_tracked == 1
+
+
+def test_nce_is_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    positive, negative, count = rng.normal(size=3), rng.normal(size=(3, 5)), 100
+    z = count * np.exp(np.concatenate([positive[:, None], negative], 1)).mean()
+    loss = 0.0
+    for v in range(3):
+        noise = 5 * (1 / count)  # m P_n
+        p = math.exp(positive[v]) / z
+        loss -= math.log(p / (p + noise))
+        for k in range(5):
+            q = math.exp(negative[v, k]) / z
+            loss -= math.log(1 - q / (q + noise))
+    tensors = torch.from_numpy(positive), torch.from_numpy(negative)
+    assert float(estimate_constant(*tensors, count)) == pytest.approx(z, rel=1e-6)
+    assert float(nce_loss(*tensors, torch.tensor(z), count)) == pytest.approx(loss / 3, rel=1e-4)
+
+
+def test_memory_bank() -> None:
+    bank = new_bank(1000, 12, torch.Generator().manual_seed(0))
+    assert bank.abs().max() <= 0.5
+    assert bank.square().sum(1).mean() == pytest.approx(1, abs=0.05)
+    old, vectors = bank.clone(), torch.eye(12)[:2]
+    remember(bank, torch.tensor([7, 3]), vectors, 0.25)
+    expected = 0.25 * old[3] + 0.75 * vectors[1]
+    assert torch.allclose(bank[3], expected / expected.norm())
+    assert torch.equal(bank[0], old[0])
+    index = torch.randint(1000, (2, 4))
+    wanted = (bank[index] * vectors[:, None]).sum(2)
+    assert torch.allclose(scores(bank, vectors, index), wanted, atol=1e-6)
+    assert torch.allclose(
+        scores(bank[:20], vectors, index % 20), (bank[index % 20] * vectors[:, None]).sum(2)
+    )
+
+
+def test_consistency_terms() -> None:
+    z, other, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([2, -1, -1, 0])
+    p, q = z.softmax(1), other.softmax(1)
+    assert torch.allclose(supervised_term(z, labels), -(p[0, 2].log() + p[3, 0].log()) / 4)
+    assert torch.allclose(squared_distance(z, other), ((p - q) ** 2).sum() / 12)
+    assert supervised_term(z, torch.full((4,), -1)) == 0
+
+
+def test_whitened_points_are_uncorrelated_and_of_unit_length() -> None:
+    points = torch.randn(500, 6) @ torch.randn(6, 6) + 3
+    white = whiten(torch.cat([points, points[:, :1]], 1), 4)  # the repeated column has no variance of its own
+    assert white.shape == (500, 4)
+    assert torch.allclose(white.norm(dim=1), torch.ones(500))
+    assert whiten(torch.cat([points, points[:, :1]], 1), 10).shape == (500, 6)
+
+
+def test_kmeans_is_as_good_as_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(6, 5, generator=generator) * 8
+    points = centers[torch.arange(600) % 6] + torch.randn(600, 5, generator=generator)
+    best = KMeans(6, n_init=10, random_state=0).fit(points.numpy()).inertia_
+    found = [kmeans(points, 6, seed) for seed in range(4)]
+    assert min(inertia for _, inertia in found) == pytest.approx(best, rel=1e-3)
+    assert torch.equal(found[0][0], kmeans(points, 6, 0)[0])
+    ids = found[0][0]
+    means = torch.stack([points[ids == c].mean(0) for c in range(6)])
+    assert found[0][1] == pytest.approx(float((points - means[ids]).square().sum()), rel=1e-2)
+
+
+def test_clusters_keep_their_names() -> None:
+    old = torch.arange(60) % 5
+    renamed = torch.tensor([3, 0, 4, 1, 2])[old]
+    renamed[0] = renamed[1]
+    assert (match(renamed, old, 5) == old).float().mean() > 0.95
+
+
+def test_clusters_are_drawn_alike() -> None:
+    ids = torch.cat([torch.zeros(90), torch.ones(9), torch.full((1,), 3.0)]).long()
+    drawn = balanced(ids, 0, 0)
+    counts = torch.bincount(ids[drawn], minlength=4)
+    assert len(drawn) == 100
+    assert counts[2] == 0
+    assert (counts[[0, 1, 3]] >= 32).all()
+    assert len(drawn[ids[drawn] == 0].unique()) == counts[0]  # a large cluster is drawn without replacement
+    assert not torch.equal(drawn, balanced(ids, 0, 1))

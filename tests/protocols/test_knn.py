@@ -1,0 +1,60 @@
+"""The weighted vote, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from protocols.knn import Knn, votes
+
+
+def test_votes_by_hand():
+    similarity = torch.tensor([[1.0, 0.9, 0.9], [0.5, 0.4, 0.0]])
+    neighbors = torch.tensor([[0, 1, 1], [2, 0, 0]])
+    found = votes(similarity, neighbors, 3, 0.1)
+    expected = [[1.0, 2 * math.exp(-1), 0.0], [math.exp(-6) + math.exp(-10), 0.0, math.exp(-5)]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    # Two near neighbors beat one nearer at a high temperature, not at a low one.
+    assert found[0].argmax() == 0
+    assert votes(similarity, neighbors, 3, 1.0)[0].argmax() == 1
+    assert votes(similarity, neighbors, 3, None).tolist() == [[1, 2, 0], [2, 0, 1]]
+
+
+def test_small_temperatures_do_not_overflow():
+    assert votes(torch.ones(1, 2), torch.tensor([[0, 1]]), 2, 0.001).isfinite().all()
+
+
+def _brute(model, target, k, temperature):
+    model.encoder.eval()
+    with torch.no_grad():
+        bank, queries = (
+            torch.nn.functional.normalize(model.encoder(s.images.pixels)) for s in (target.train, target.test)
+        )
+    right = 0
+    for query, label in zip(queries, target.test.labels, strict=True):
+        similarity, rows = (bank @ query).topk(k)
+        score = torch.zeros(3)
+        for s, row in zip(similarity, rows, strict=True):
+            score[target.train.labels[row]] += math.exp(s / temperature)
+        right += int(score.argmax() == label)
+    return 100 * right / len(queries)
+
+
+def test_against_a_loop(model, target, make_run):
+    found = {(m.metric, m.split): m.value for m in Knn(k=(20, 1)).evaluate(model, target, make_run())}
+    assert found["top1", "test"] == pytest.approx(_brute(model, target, 20, 0.07))
+    assert found["top1_k1", "test"] == pytest.approx(_brute(model, target, 1, 0.07))
+    assert ("top1", "validation") in found
+
+
+def test_k_is_no_more_than_there_are(model, target, make_run):
+    many = [m.value for m in Knn(k=10_000).evaluate(model, target, make_run())]
+    assert many == [m.value for m in Knn(k=150).evaluate(model, target, make_run())]
+
+
+def test_layers_are_named(model, target, make_run):
+    assert {
+        m.layer for m in Knn(k=3, layer="conv1", pooling="cpc_mean").evaluate(model, target, make_run())
+    } == {"conv1"}

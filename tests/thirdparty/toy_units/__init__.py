@@ -1,0 +1,1 @@
+"""Units of a third party, small enough that a training takes milliseconds."""

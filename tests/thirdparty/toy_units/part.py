@@ -1,0 +1,3 @@
+"""What the walker shares with nobody: a part in a file of its own."""
+
+STEP = 0.25
