@@ -162,7 +162,9 @@ def written(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         reason = error.strerror or str(error)
-        raise BenchError(f"{path}: cannot be written: {reason}; free some space or choose another folder") from error
+        raise BenchError(
+            f"{path}: cannot be written: {reason}; free some space or choose another folder"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -206,7 +208,9 @@ def lock(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / ".lock").open("w")
     except OSError as error:
-        raise BenchError(f"{path}: cannot be written: {error.strerror}; choose another folder with --runs") from error
+        raise BenchError(
+            f"{path}: cannot be written: {error.strerror}; choose another folder with --runs"
+        ) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -219,7 +223,11 @@ def outcomes(runs: Path, training: Training) -> set[str]:
     """The names of a training's cells that are done."""
     try:
         with os.scandir(folder(runs, training).path / "cells") as entries:
-            return {e.name[:-5] for e in entries if e.name.endswith(".json") and not e.name.endswith(".failed.json")}
+            return {
+                e.name[:-5]
+                for e in entries
+                if e.name.endswith(".json") and not e.name.endswith(".failed.json")
+            }
     except OSError:
         return set()
 

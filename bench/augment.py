@@ -15,7 +15,17 @@ from torch import Tensor
 
 from bench.draws import Draws
 
-__all__ = ["CenterCrop", "Chain", "ColorJitter", "Flip", "Gray", "PadCrop", "RandomCrop", "Resize", "ResizedCrop"]
+__all__ = [
+    "CenterCrop",
+    "Chain",
+    "ColorJitter",
+    "Flip",
+    "Gray",
+    "PadCrop",
+    "RandomCrop",
+    "Resize",
+    "ResizedCrop",
+]
 
 
 def unit(images: Tensor) -> Tensor:
@@ -202,4 +212,5 @@ class ColorJitter:
         angle = 2 * math.pi * turns
         cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
         rows = [torch.ones_like(angle), zero, zero, zero, cos, -sin, zero, sin, cos]
-        return torch.linalg.inv(yiq) @ torch.stack(rows, -1).view(-1, 3, 3) @ yiq
+        turned: Tensor = torch.linalg.inv(yiq) @ torch.stack(rows, -1).view(-1, 3, 3) @ yiq
+        return turned

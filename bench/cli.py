@@ -45,7 +45,9 @@ def _places(runs: Path, results: Path, data: Path) -> Any:
     return Places(runs, results, data, cache_folder())
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="representation-bench", prog_name="bench")
 def cli() -> None:
     """Compare self-supervised and semi-supervised methods the way the field does.
@@ -57,7 +59,9 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("suite")
-@click.option("--jobs", type=int, help="Worker processes; 0: in this process.  [default: as many as the cores carry]")
+@click.option(
+    "--jobs", type=int, help="Worker processes; 0: in this process.  [default: as many as the cores carry]"
+)
 @click.option("--seeds", type=int, help="Only the first N seeds of the suite.")
 @_runs
 @_results
@@ -71,11 +75,15 @@ def run(suite: str, jobs: int | None, seeds: int | None, runs: Path, results: Pa
     todo = launch.tasks(plan.remaining(planned, artifacts.Done(runs)))
     csv = results / f"{loaded.name}.csv"
     if not todo and csv.exists():
-        click.echo(f"{loaded.name}: nothing to do, all {len(planned)} cells are done; see {csv} or: bench table {suite}")
+        click.echo(
+            f"{loaded.name}: nothing to do, all {len(planned)} cells are done; see {csv} or: bench table {suite}"
+        )
         return 0
     chosen = launch.executor(jobs, todo)
     workers = getattr(chosen, "count", 1)
-    click.echo(progress.forecast(loaded, todo, len(planned), _measured(planned, todo, runs), workers), err=True)
+    click.echo(
+        progress.forecast(loaded, todo, len(planned), _measured(planned, todo, runs), workers), err=True
+    )
     problems: list[str] = []
     try:
         if todo:
@@ -194,7 +202,9 @@ def adopt(suite: str, check: int, seed: int, runs: Path, results: Path, data: Pa
 @cli.command()
 @click.argument("suite")
 @click.option("--name", help="Only the table of this name.")
-@click.option("--format", "form", type=click.Choice(["terminal", "markdown", "latex", "csv"]), default="terminal")
+@click.option(
+    "--format", "form", type=click.Choice(["terminal", "markdown", "latex", "csv"]), default="terminal"
+)
 @_runs
 @_results
 def table(suite: str, name: str | None, form: str, runs: Path, results: Path) -> int:
@@ -202,7 +212,9 @@ def table(suite: str, name: str | None, form: str, runs: Path, results: Path) ->
     from bench import tables
 
     loaded, frame = _rows_of(suite, runs, results)
-    click.echo("\n".join(getattr(tables, form)(one) for one in tables.of_suite(loaded, frame, name)).rstrip("\n"))
+    click.echo(
+        "\n".join(getattr(tables, form)(one) for one in tables.of_suite(loaded, frame, name)).rstrip("\n")
+    )
     return 0
 
 
@@ -234,7 +246,9 @@ def _rows_of(suite: str, runs: Path, results: Path) -> tuple[Any, Any]:
 
 
 @cli.command(name="list")
-@click.argument("what", required=False, type=click.Choice(["suites", "methods", "protocols", "backbones", "datasets"]))
+@click.argument(
+    "what", required=False, type=click.Choice(["suites", "methods", "protocols", "backbones", "datasets"])
+)
 @click.option("--fields", is_flag=True, help="With every setting and its default.")
 def list_(what: str | None, fields: bool) -> int:
     """What there is: suites, methods, protocols, backbones, datasets."""

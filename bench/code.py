@@ -78,7 +78,11 @@ class _Strip(ast.NodeTransformer):
         self.generic_visit(node)
         body = node.body  # type: ignore[attr-defined]  # only called for nodes that have one
         first = body[0] if body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
         return node
 
@@ -122,7 +126,7 @@ def _file_facts(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
 @functools.cache
 def closure(module: str) -> dict[str, str]:
     """The unit code that a module rests on, itself included: {module: digest of its file}."""
-    own = module.split(".")[0]
+    own = module.split(".", maxsplit=1)[0]
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:

@@ -203,8 +203,11 @@ class Encoder(nn.Module):
         """The maps at the named layers, each (N, C, H, W), after ReLU; stops at the highest one."""
         missing = [layer for layer in layers if layer not in self.layers]
         if missing:
-            raise BenchError(f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}")
-        wanted, found, x = set(layers), {}, self.input(images)
+            raise BenchError(
+                f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}"
+            )
+        wanted, x = set(layers), self.input(images)
+        found: dict[str, Tensor] = {}
         for name, stage in self.trunk.named_children():
             if len(found) == len(wanted):
                 break
@@ -244,7 +247,7 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
                 part.weight.copy_(draw * (2.0 / fan_in) ** 0.5)
                 if part.bias is not None:
                     part.bias.zero_()
-        elif isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+        elif isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):  # noqa: SLF001 - all batch norms
             part.reset_parameters()
 
 
@@ -271,7 +274,8 @@ class Model(nn.Module):
         """Class scores (N, classes)."""
         if self.head is None:
             raise BenchError("this model has no classifier of its own")
-        return self.head(self.encoder(images))
+        scores: Tensor = self.head(self.encoder(images))
+        return scores
 
 
 class Backbone(abc.ABC):
@@ -329,7 +333,9 @@ class Run(abc.ABC):
     device: torch.device
     precision: str  # "fp32", "bf16"
     budget: int | str  # encoder passes, or "12 epochs"
-    taps: tuple[Tap, ...] = ()  # what all frozen protocols of this model will read: one forward pass serves them
+    taps: tuple[
+        Tap, ...
+    ] = ()  # what all frozen protocols of this model will read: one forward pass serves them
     cache: Cache
     weights_digest: str = ""  # of the model that is judged
 

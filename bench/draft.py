@@ -136,17 +136,14 @@ def lines(axes: Axes, curves: list[Curve], order: list[str], kind: str) -> None:
 
 def _band(axes: Axes, xs: list[float], curve: Curve, color: str, alpha: float, *, connected: bool) -> None:
     """The 95% interval; where a point has one run only there is none."""
-    inside = [
-        (x, p.y.mean, p.y.low, p.y.high)
-        for x, p in zip(xs, curve.points, strict=True)
-        if p.y.half is not None
-    ]
-    if connected and len(inside) == len(xs) > 1:
-        x, _, low, high = zip(*inside, strict=True)
-        axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+    every = [(x, p.y) for x, p in zip(xs, curve.points, strict=True)]
+    known = [(x, y.mean, y.low, y.high) for x, y in every if y.low is not None and y.high is not None]
+    if connected and len(known) == len(xs) > 1:
+        low, high = [k[2] for k in known], [k[3] for k in known]
+        axes.fill_between(xs, low, high, color=color, alpha=alpha, linewidth=0)
         return
-    for x, mean, low, high in inside:
-        error = [[mean - (low or mean)], [(high or mean) - mean]]
+    for x, mean, bottom, top in known:
+        error = [[mean - bottom], [top - mean]]
         axes.errorbar([x], [mean], yerr=error, color=color, capsize=3, linestyle="none", linewidth=1.2)
 
 

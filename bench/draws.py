@@ -66,7 +66,7 @@ class Draws:
         return len(self.key)
 
     def bits(self, *shape: int) -> Tensor:
-        """int64 (N, \\*shape), uniform over all 64 bits."""
+        """int64 (N, *shape), uniform over all 64 bits."""
         self.counter += 1
         key = mix(self.key + self.counter * 0x632BE5AB)
         if not shape:
@@ -75,19 +75,19 @@ class Draws:
         return mix(key[:, None] + lanes).view(len(key), *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """float32 (N, \\*shape) in [low, high)."""
+        """float32 (N, *shape) in [low, high)."""
         unit = _shift(self.bits(*shape), 40).float() * 2.0**-24  # 24 bits: exact in float32, never 1
         return unit * (high - low) + low
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        """int64 (N, \\*shape) in 0 .. high - 1 (bias below high / 2^31)."""
+        """int64 (N, *shape) in 0 .. high - 1 (bias below high / 2^31)."""
         return (_shift(self.bits(*shape), 33) * high) >> 31
 
     def coin(self, probability: float) -> Tensor:
-        """bool (N,), true with ``probability``."""
+        """Bool (N,), true with ``probability``."""
         return self.uniform() < probability
 
     def normal(self, *shape: int) -> Tensor:
-        """float32 (N, \\*shape), standard normal (Box-Muller)."""
+        """float32 (N, *shape), standard normal (Box-Muller)."""
         radius = torch.sqrt(-2.0 * torch.log1p(-self.uniform(*shape)))
         return radius * torch.cos(2 * math.pi * self.uniform(*shape))

@@ -26,7 +26,9 @@ def why(name: str, runs: Path) -> list[str]:
     spec = artifacts.read_json(runs / folder / "spec.json")
     if spec is None:
         known = [p.name for p in runs.glob("*") if p.is_dir()]
-        raise BenchError(f"{runs / folder}: there is no such training{suggest(folder, known) if known else ''}")
+        raise BenchError(
+            f"{runs / folder}: there is no such training{suggest(folder, known) if known else ''}"
+        )
     training = training_from(spec["training"])
     lines = [f"{module}: {change}" for module, change in _changes(spec, _modules_of(training))]
     if spec["code"]["numerics"] != str(NUMERICS):
@@ -50,7 +52,10 @@ def _modules_of(training: Any) -> dict[str, str]:
 def _changes(spec: dict[str, Any], now: dict[str, str]) -> list[tuple[str, str]]:
     then = spec["modules"]
     return [
-        (module, "changed" if module in then and module in now else "new" if module in now else "no longer used")
+        (
+            module,
+            "changed" if module in then and module in now else "new" if module in now else "no longer used",
+        )
         for module in sorted(then.keys() | now.keys())
         if then.get(module) != now.get(module)
     ]
@@ -68,7 +73,9 @@ def _why_cell(folder: Path, name: str) -> list[str]:
 # ---- adopt ---------------------------------------------------------------------------------------
 
 
-def adopt(planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]) -> int:
+def adopt(
+    planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]
+) -> int:
     """Re-run ``count`` random stale trainings; where all are equal to the bit, take over the rest.
 
     Returns how many trainings were taken over.
@@ -103,7 +110,7 @@ def _old(task: Task, runs: Path) -> Path | None:
 
 
 def _old_cell(folder: Path, cell: Cell) -> Path | None:
-    found = [p for p in (folder / "cells").glob(f"{artifacts.cell_stem(cell)}-????????.json")]
+    found = list((folder / "cells").glob(f"{artifacts.cell_stem(cell)}-????????.json"))
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
@@ -112,7 +119,9 @@ def _compare(task: Task, old: Path, fresh: Path) -> None:
         before = _old_cell(old, cell)
         after = artifacts.read_json(artifacts.folder(fresh, task.training).cell(artifacts.cell_name(cell)))
         if before is None or after is None or _numbers(artifacts.read_json(before)) != _numbers(after):
-            raise BenchError(f"{old.name}: {artifacts.cell_stem(cell)} comes out differently today: nothing was adopted")
+            raise BenchError(
+                f"{old.name}: {artifacts.cell_stem(cell)} comes out differently today: nothing was adopted"
+            )
 
 
 def _numbers(outcome: Any) -> list[tuple[Any, ...]]:
@@ -130,7 +139,8 @@ def _take(task: Task, old: Path, runs: Path, checked: list[str]) -> None:
         if source is not None:
             outcome = artifacts.read_json(source)
             artifacts.write_json(
-                files.cell(artifacts.cell_name(cell_)), {**outcome, "adopted_from": f"{old.name}/{source.stem}"}
+                files.cell(artifacts.cell_name(cell_)),
+                {**outcome, "adopted_from": f"{old.name}/{source.stem}"},
             )
     artifacts.merge_json(files.status, {"adopted_from": old.name, "adopted_checked": checked})
     spec = artifacts.read_json(files.spec)

@@ -7,6 +7,7 @@ at any time and the next one does what is left.
 from __future__ import annotations
 
 import abc
+import contextlib
 import json
 import os
 import queue
@@ -57,7 +58,9 @@ class Event:
 def tasks(remaining: Sequence[Planned]) -> list[Task]:
     """What is left, a task a training; a training comes after the one it starts from."""
     grouped = trainings(remaining)
-    found = [Task(t, tuple(dict.fromkeys(p.cell for p in cells)), cells[0].label) for t, cells in grouped.items()]
+    found = [
+        Task(t, tuple(dict.fromkeys(p.cell for p in cells)), cells[0].label) for t, cells in grouped.items()
+    ]
     return sorted(found, key=lambda task: _depth(task.training))
 
 
@@ -163,10 +166,8 @@ class LocalProcesses(Executor):
         for key, process in self.workers.items():
             self._write(key, {"stop": True})
             if process.stdin:
-                try:
+                with contextlib.suppress(OSError):
                     process.stdin.close()
-                except OSError:
-                    pass
         for process in self.workers.values():
             try:
                 process.wait(10)

@@ -9,11 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.records import Aim, BenchError, Cell, Data, Training, Unit, freeze
-from bench.registry import Info, find
-from bench.suite import Suite
+from bench.registry import Field, Info, checked, find
+from bench.suite import Suite, check_scalars
 
-_BLIND = {"labels": 0, "label_split": 0, "label_noise": 0.0, "labeled_classes": ()}
 _NO_BACKBONE = Unit("none")
+_PARTS = ("method", "backbone", "data", "target", "protocol")
+_SCALARS = ("budget", "precision", "threads", "snapshots", "seed")
+_WORDS = {"labels": "all", "unlabeled": "all", "validation": "auto"}  # what may stand there beside a number
+
+
+def _fields_of(record: type) -> dict[str, Field]:
+    return {f.name: Field(str(f.type), sequence="tuple" in str(f.type)) for f in dataclasses.fields(record)}
+
+
+_DATA, _AIM = _fields_of(Data), _fields_of(Aim)
 
 
 @dataclass(frozen=True)
@@ -68,17 +77,23 @@ def _choices(suite: Suite) -> Iterator[dict[str, Any]]:
 
 def _assign(choice: dict[str, Any], path: str, value: Any, where: str) -> None:
     part, _, key = path.partition(".")
-    if key and isinstance(choice.get(part), dict):
+    if key and part in _PARTS:
         choice[part] = {**choice[part], key: value}
-    elif not key and part in choice:
+    elif not key and (part in _SCALARS or part == "backbone"):
         choice[part] = value
     else:
-        raise BenchError(f'{where}: path {path!r} names nothing: write e.g. "method.lr", "data.labels" or "budget"')
+        raise BenchError(
+            f'{where}: path {path!r} names nothing: write e.g. "method.lr", "data.labels" or "budget"'
+        )
 
 
 def _expand(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    scalars = [("budget", grid["budget"]), ("precision", grid["precision"]), ("threads", grid["threads"]),
-               ("snapshots", grid["snapshots"])]
+    scalars = [
+        ("budget", grid["budget"]),
+        ("precision", grid["precision"]),
+        ("threads", grid["threads"]),
+        ("snapshots", grid["snapshots"]),
+    ]
     backbones = [b for one in grid["backbone"] for b in _axes("backbone", one)] or [{"name": "none"}]
     data = list(_data_axes(grid["data"]))
     targets = list(_data_axes(grid["target"]))
@@ -89,8 +104,17 @@ def _expand(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for seed in grid["seeds"]:
             for (evaluation, protocol), target in itertools.product(protocols, targets):
                 choice = {key: value for (key, _), value in zip(scalars, values, strict=True)}
-                yield {**choice, "label": label, "method": method, "backbone": backbone, "data": datum,
-                       "seed": seed, "protocol": protocol, "target": target, "evaluation": evaluation}
+                yield {
+                    **choice,
+                    "label": label,
+                    "method": method,
+                    "backbone": backbone,
+                    "data": datum,
+                    "seed": seed,
+                    "protocol": protocol,
+                    "target": target,
+                    "evaluation": evaluation,
+                }
 
 
 def _values(value: Any) -> list[Any]:
@@ -142,10 +166,10 @@ def _apply(sets: Iterable[Mapping[str, Any]], choice: dict[str, Any]) -> None:
 def _holds(choice: Mapping[str, Any], key: str, value: Any) -> bool:
     actual = {
         "method": {choice["label"], choice["method"]["name"]},
-        "backbone": {choice["backbone"]["name"]},
+        "backbone": {_named(choice["backbone"])["name"]},
         "protocol": {choice["evaluation"], choice["protocol"]["name"]},
-        "dataset": {choice["data"]["dataset"]["name"]},
-        "target": {choice["target"].get("dataset", choice["data"]["dataset"])["name"]},
+        "dataset": {_named(choice["data"]["dataset"])["name"]},
+        "target": {_named(choice["target"].get("dataset", choice["data"]["dataset"]))["name"]},
         "seed": {choice["seed"]},
     }.get(key, {choice["data"].get(key, getattr(Data, key, None))})
     return any(v in actual for v in _values(value))
@@ -160,6 +184,8 @@ class _Resolver:
     def __init__(self, where: str) -> None:
         self.where = where
         self.known: dict[Any, tuple[Info, Unit]] = {}
+        self.parts: dict[Any, dict[str, Any]] = {}
+        self.fine: set[Any] = set()
 
     def __call__(self, kind: str, settings: Mapping[str, Any]) -> tuple[Info, Unit]:
         key = (kind, *((k, freeze(v)) for k, v in settings.items()))
@@ -169,30 +195,66 @@ class _Resolver:
             self.known[key] = info, info.resolve(own, f"{self.where}: {kind}")
         return self.known[key]
 
+    def part(self, name: str, settings: Mapping[str, Any], known: Mapping[str, Field]) -> dict[str, Any]:
+        """What data or target say beside their dataset, checked once for each combination."""
+        own = {k: v for k, v in settings.items() if k != "dataset"}
+        key = (name, *((k, type(v), freeze(v)) for k, v in own.items()))
+        if key not in self.parts:
+            where = f"{self.where}: {name}"
+            self.parts[key] = checked(own, known, where)
+            for k, v in own.items():
+                _check_amount(k, v, f"{where}.{k}")
+        return self.parts[key]
+
+    def scalars(self, choice: Mapping[str, Any]) -> None:
+        """Blocks of [[set]] and [[vary]] may have put anything there."""
+        key = tuple(choice[k] for k in _SCALARS)
+        if key not in self.fine:
+            check_scalars(choice, self.where)
+            self.fine.add(key)
+
+
+def _check_amount(key: str, value: Any, where: str) -> None:
+    if isinstance(value, str) and value != _WORDS[key]:
+        raise BenchError(f'{where} must be a number or "{_WORDS[key]}", not {value!r}')
+    if isinstance(value, (int, float)) and (value < 0 or (key == "label_noise" and value > 1)):
+        limit = "between 0 and 1" if key == "label_noise" else "0 or more"
+        raise BenchError(f"{where} must be {limit}, not {value!r}")
+
+
+def _named(value: Any) -> Mapping[str, Any]:
+    """A unit by its name alone, as [[set]] and [[vary]] may put it, or with settings."""
+    return {"name": value} if isinstance(value, str) else value
+
 
 def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
     method, method_unit = resolve("method", choice["method"])
     protocol, protocol_unit = resolve("protocol", choice["protocol"])
-    dataset, dataset_unit = resolve("dataset", choice["data"]["dataset"])
-    target, target_unit = resolve("dataset", choice["target"].get("dataset", choice["data"]["dataset"]))
+    dataset, dataset_unit = resolve("dataset", _named(choice["data"]["dataset"]))
+    target, target_unit = resolve(
+        "dataset", _named(choice["target"].get("dataset", choice["data"]["dataset"]))
+    )
     backbone = _NO_BACKBONE
-    if choice["backbone"]["name"] != "none":
-        backbone = resolve("backbone", choice["backbone"])[1]
-    data = Data(**{**_frozen(choice["data"]), "dataset": dataset_unit})  # type: ignore[arg-type]
+    if _named(choice["backbone"])["name"] != "none":
+        backbone = resolve("backbone", _named(choice["backbone"]))[1]
+    resolve.scalars(choice)
+    data = Data(dataset_unit, **resolve.part("data", choice["data"], _DATA))
     training = Training(
-        method_unit, backbone, data, choice["budget"], choice["seed"], choice["precision"], choice["threads"],
+        method_unit,
+        backbone,
+        data,
+        choice["budget"],
+        choice["seed"],
+        choice["precision"],
+        choice["threads"],
         choice["snapshots"],
     )
     training = _collapse(training, method)
-    aim = Aim(**{**_frozen(choice["target"]), "dataset": target_unit})  # type: ignore[arg-type]
+    aim = Aim(target_unit, **resolve.part("target", choice["target"], _AIM))
     skip = _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
     snapshots = "all" if training.snapshots > 1 and protocol.traits["needs"]["head"] else "last"
     cell = Cell(training, protocol_unit, aim, snapshots=snapshots, skip=skip)
     return Planned(cell, choice["label"])
-
-
-def _frozen(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: freeze(v) for k, v in part.items() if k != "dataset"}
 
 
 def _collapse(training: Training, method: Info) -> Training:
@@ -200,7 +262,7 @@ def _collapse(training: Training, method: Info) -> Training:
     depends = method.traits["depends_on"]
     data = training.data
     if not method.traits["sees_labels"]:
-        data = dataclasses.replace(data, **_BLIND)
+        data = dataclasses.replace(data, labels=0, label_split=0, label_noise=0.0, labeled_classes=())
     changes: dict[str, Any] = {"data": data}
     if "backbone" not in depends:
         changes["backbone"] = _NO_BACKBONE

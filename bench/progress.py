@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from bench.launch import Event, Task
 from bench.suite import Suite
@@ -12,9 +13,9 @@ from bench.suite import Suite
 
 def minutes(seconds: float) -> str:
     """A duration for people."""
-    if seconds < 90:  # noqa: PLR2004 - where minutes begin to read better
+    if seconds < 90:
         return f"{seconds:.0f} s"
-    if seconds < 5400:  # noqa: PLR2004
+    if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
 
@@ -56,7 +57,7 @@ class _Quiet:
     def __init__(self, todo: Sequence[Task]) -> None:
         self.total, self.ended, self.started = len(todo), 0, time.monotonic()
 
-    def __enter__(self) -> _Quiet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +89,7 @@ class _Bars:
         self.all = self.bars.add_task("all trainings", total=self.total, note="")
         self.rows: dict[int, object] = {}
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Self:
         self.bars.start()
         return self
 

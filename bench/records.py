@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 # Raised by hand when the harness core changes a number that a unit's own files do not explain.
 NUMERICS = 1
 
-Value: TypeAlias = "str | int | float | bool | None | tuple[Value, ...]"
+Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
 
 STATUSES = ("ok", "failed", "oom", "timeout", "killed", "skipped", "pending")
 
@@ -194,13 +194,13 @@ def digest(value: Any, length: int = 10) -> str:
 
 def training_from(record: Mapping[str, Any]) -> Training:
     """The inverse of :func:`plain` for a training."""
-    data = dict(record["data"])
-    data["dataset"] = _unit(data["dataset"])
+    data: dict[str, Any] = {k: freeze(v) for k, v in record["data"].items() if k != "dataset"}
+    dataset = _unit(record["data"]["dataset"])
     values = {k: freeze(v) for k, v in record.items() if k not in {"method", "backbone", "data", "init"}}
     return Training(
         method=_unit(record["method"]),
         backbone=_unit(record["backbone"]),
-        data=Data(**{k: v if k == "dataset" else freeze(v) for k, v in data.items()}),
+        data=Data(dataset, **data),
         init=training_from(record["init"]) if record.get("init") else None,
         **values,  # type: ignore[arg-type]  # field names and types are those that plain() wrote
     )

@@ -55,13 +55,17 @@ class Info:
     about: str = ""
     paper: str = ""
     fields: Mapping[str, Field] = field(default_factory=dict)
-    traits: Mapping[str, Any] = field(default_factory=dict)  # class-level facts: sees_labels, needs, classes...
+    traits: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # class-level facts: sees_labels, needs, classes...
 
     def resolve(self, settings: Mapping[str, Any], where: str) -> Unit:
         """The unit with every default written out; unknown fields and wrong types are told in one line."""
         for key, value in settings.items():
             if key not in self.fields:
-                raise BenchError(f"{where}: {self.kind} {self.name!r} has no field {key!r}{suggest(key, self.fields)}")
+                raise BenchError(
+                    f"{where}: {self.kind} {self.name!r} has no field {key!r}{suggest(key, self.fields)}"
+                )
             _check_type(value, self.fields[key], f"{where}: {self.name}.{key}")
         missing = [k for k, f in self.fields.items() if f.required and k not in settings]
         if missing:
@@ -77,6 +81,13 @@ def suggest(key: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known are: {', '.join(names)}" if names else ""
+
+
+def checked(settings: Mapping[str, Any], known: Mapping[str, Field], where: str) -> dict[str, Any]:
+    """Settings of the right types; a wrong one is told in one line that begins with ``where``."""
+    for key, value in settings.items():
+        _check_type(value, known[key], f"{where}.{key}")
+    return {k: freeze(_coerce(v, known[k])) for k, v in settings.items()}
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
@@ -102,7 +113,11 @@ def _check_items(value: Sequence[Any], spec: Field, where: str) -> None:
     allowed = tuple(t for word in words for t in _TYPES.get(word, ()))
     fixed = re.fullmatch(r"tuple\[([^\[\].]*)\]", spec.type)  # as tuple[float, float]
     short = fixed is not None and len(value) != fixed[1].count(",") + 1
-    wrong = [v for v in _leaves(value) if isinstance(v, bool) and "bool" not in words or not isinstance(v, allowed)]
+    wrong = [
+        v
+        for v in _leaves(value)
+        if (isinstance(v, bool) and "bool" not in words) or not isinstance(v, allowed)
+    ]
     if short or (allowed and wrong):
         raise BenchError(f"{where} must be {spec.type}, not the list {list(value)!r}")
 
@@ -117,8 +132,10 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def _coerce(value: Any, spec: Field) -> Any:
     """An integer where a float is meant is the same setting: ``lr = 1`` and ``lr = 1.0``."""
-    options = [t.strip() for t in spec.type.split("|")]
-    if isinstance(value, int) and not isinstance(value, bool) and "float" in options and "int" not in options:
+    words = set(re.findall(r"\w+", spec.type))
+    if isinstance(value, (list, tuple)):
+        return tuple(_coerce(v, spec) for v in value)
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in words and "int" not in words:
         return float(value)
     return value
 
@@ -148,7 +165,9 @@ def units(kind: str) -> dict[str, Info]:
             if record["kind"] == kind:
                 info = _info(record)
                 if info.name in found and found[info.name].module != info.module:
-                    raise BenchError(f"{kind} {info.name!r} is defined by {found[info.name].module} and {info.module}")
+                    raise BenchError(
+                        f"{kind} {info.name!r} is defined by {found[info.name].module} and {info.module}"
+                    )
                 found[info.name] = info
     return found
 
@@ -259,7 +278,9 @@ _TRAITS = (
 def _record(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     fields = {f.name: dataclasses.asdict(_field(f, hints[f.name])) for f in dataclasses.fields(cls)}
-    traits = {t: freeze(v) for t in _TRAITS if not callable(v := getattr(cls, t, None)) and v is not None}
+    traits: dict[str, Any] = {
+        t: freeze(v) for t in _TRAITS if not callable(v := getattr(cls, t, None)) and v is not None
+    }
     traits = {t: v for t, v in traits.items() if not isinstance(inspect.getattr_static(cls, t), property)}
     if hasattr(cls, "needs"):
         traits["needs"] = dataclasses.asdict(cls.needs)
@@ -290,7 +311,9 @@ def _main(names: list[str]) -> int:
         try:
             described[name] = describe(name)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a third party's module may raise anything
-            sys.stderr.write(f"{name} cannot be imported: {type(error).__name__}: {error}\n".replace("\n", " "))
+            sys.stderr.write(
+                f"{name} cannot be imported: {type(error).__name__}: {error}\n".replace("\n", " ")
+            )
             return 1
     out.write(json.dumps(described) + "\n")
     return 0

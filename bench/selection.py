@@ -155,6 +155,8 @@ def choose(found: Selection, how: str) -> pd.DataFrame:
     if how not in SELECTS or how == "median:N":
         raise BenchError(f"{place}: select cannot be {how!r}{suggest(how, SELECTS)}")
     rule, _, what = how.partition("_")
+    if "step" in found.query.columns:
+        numbers = numbers[np.isfinite(numbers["step"])]  # a curve has no place for a number without a step
     if what != "step" and "step" not in found.query.columns:
         numbers = _last(numbers)
     chosen = numbers[numbers["test"]]

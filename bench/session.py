@@ -92,7 +92,9 @@ class Session(Run):
             facts = json.loads(header["facts"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             line = str(error).splitlines()[0]
-            raise BenchError(f"{self.checkpoint_file}: does not fit ({line}); delete it to start again") from error
+            raise BenchError(
+                f"{self.checkpoint_file}: does not fit ({line}); delete it to start again"
+            ) from error
         self.images_seen, self.seconds_before = facts["images_seen"], facts["seconds"]
         self.curves = facts["curves"]
         return int(facts["done"])
@@ -101,7 +103,12 @@ class Session(Run):
         if not force and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
             return
         packed, text = tensors.pack(state)
-        facts = {"done": done, "images_seen": self.images_seen, "seconds": self.seconds, "curves": self.curves}
+        facts = {
+            "done": done,
+            "images_seen": self.images_seen,
+            "seconds": self.seconds,
+            "curves": self.curves,
+        }
         header = {"stamp": self.stamp, "state": text, "facts": json.dumps(facts)}
         tensors.save(self.checkpoint_file, packed, header)
         self.saved = time.monotonic()

@@ -72,11 +72,8 @@ class Grid:
         several = max(counts.values(), default=0) > 1
         found = []
         for row in self.rows:
-            marks = (
-                (self.footnotes("one model: a single run is planned"),)
-                if several and counts[row] == 1
-                else ()
-            )
+            single = several and counts[row] == 1 and any(e.n for e in self.entries[row])
+            marks = (self.footnotes("one model: a single run is planned"),) if single else ()
             found.append(Line(name_of(row, self.query.rows), tuple(self.entries[row]), marks=marks))
         return found
 
@@ -173,7 +170,7 @@ def _column(found: Selection, key: Key) -> Column:
     columns = found.query.columns
     metric = key[columns.index("metric")] if "metric" in columns else "/".join(found.query.metrics)
     what = "no such layer" if "layer" in columns else "this metric was not measured"
-    head = name_of(key, columns, "features" if "layer" in columns else "(no result yet)")
+    head = name_of(key, columns, "features" if "layer" in columns and found.runs else "(no result yet)")
     return Column(head, key, found, found.query.lower_is_better(metric), what)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 CLAIM_PAIRS = 5  # with 3 pairs a nominal 95% bootstrap covers 75%
@@ -86,7 +86,7 @@ def paired(a: Mapping[Run, float], b: Mapping[Run, float], level: float = LEVEL)
     shared = [run for run in a if run in b]
     d = np.array([a[run] - b[run] for run in shared], dtype=float)
     d = d[np.isfinite(d)]
-    if len(d) < 2:
+    if len(d) <= 1:
         return Difference(float(d.mean()) if len(d) else float("nan"), None, None, len(d), None)
     mean, half = float(d.mean()), _half(d, level)
     return Difference(mean, mean - half, mean + half, len(d), _p(d))
@@ -111,17 +111,19 @@ def _finite(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64
 
 def _half(x: NDArray[np.float64], level: float) -> float:
     error = float(x.std(ddof=1)) / float(np.sqrt(len(x)))
-    return float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * error
+    return float(special.stdtrit(len(x) - 1, (1 + level) / 2)) * error
 
 
 def _p(d: NDArray[np.float64]) -> float:
     error = float(d.std(ddof=1)) / float(np.sqrt(len(d)))
     if error == 0:
         return 1.0 if d.mean() == 0 else 0.0
-    return float(2 * stats.t.sf(abs(float(d.mean())) / error, len(d) - 1))
+    return float(2 * special.stdtr(len(d) - 1, -abs(float(d.mean())) / error))
 
 
 def _bca(x: NDArray[np.float64], level: float) -> tuple[float, float]:
+    from scipy import stats  # half a second that only many runs need
+
     # The seed is fixed so that the same rows give the same bytes.
     found = stats.bootstrap(
         (x,),

@@ -46,7 +46,11 @@ def _cell_rows(suite: str, one: Planned, status: Mapping[str, Any], runs: Path) 
 
 def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
     cell, training = one.cell, one.cell.training
-    data = {k: v for k, v in plain(training.data).items() if k not in {"dataset", "labels", "label_split", "label_noise"}}
+    data = {
+        k: v
+        for k, v in plain(training.data).items()
+        if k not in {"dataset", "labels", "label_split", "label_noise"}
+    }
     data["dataset"] = dict(training.data.dataset.settings)
     folder, _, name = artifacts.cell_id(cell).partition("/")
     info = status.get("data", {})

@@ -73,7 +73,9 @@ def locate(name: str) -> Path:
         raise BenchError(f"suite {name}: there is no such file")
     known = builtin()
     if name not in known:
-        raise BenchError(f"there is no suite {name!r}{suggest(name, known)}, or give the path of a .toml file")
+        raise BenchError(
+            f"there is no suite {name!r}{suggest(name, known)}, or give the path of a .toml file"
+        )
     return known[name]
 
 
@@ -84,23 +86,36 @@ def load(name: str) -> Suite:
         raw = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read: {error.strerror}") from error
     return parse(raw, path)
 
 
 def parse(raw: Mapping[str, Any], path: Path) -> Suite:
     """A suite from its table; ``path`` begins every error line and gives the name."""
     _keys(raw, _TOP, str(path))
-    if path.stem != path.stem.strip() or not path.stem.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    if (
+        path.stem != path.stem.strip()
+        or not path.stem.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    ):
         raise BenchError(f"{path}: a suite's file name may hold letters, digits, '.', '-' and '_' only")
     top = {k: v for k, v in raw.items() if k in _AXES}
     blocks = raw.get("grid", [{}])
-    grids = tuple(_grid(top, block, f"{path}: grid {i + 1}" if "grid" in raw else str(path)) for i, block in
-                  enumerate(_list_of_tables(blocks, f"{path}: grid")))
+    grids = tuple(
+        _grid(top, block, f"{path}: grid {i + 1}" if "grid" in raw else str(path))
+        for i, block in enumerate(_list_of_tables(blocks, f"{path}: grid"))
+    )
     varies = tuple(_list_of_tables(raw.get("vary", []), f"{path}: vary"))
     for vary in varies:
         _keys(vary, _VARY, f"{path}: vary")
         if not {"path", "values"} <= set(vary) or not isinstance(vary["values"], list):
             raise BenchError(f'{path}: vary needs a path ("method.lr") and values (a list)')
+        labels = {label for grid in grids for label in grid["methods"]}
+        for label in vary.get("methods", []):
+            if label not in labels:
+                raise BenchError(
+                    f"{path}: vary: there is no method {label!r} in this suite{suggest(label, labels)}"
+                )
     return Suite(
         name=path.stem,
         path=path,
@@ -155,28 +170,41 @@ def _grid(top: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Mappi
             raise BenchError(f"{where}: key {key!r} is missing ({_AXES[key]})")
     merged["methods"] = _units("method", merged["methods"], top.get("methods"), f"{where}: methods")
     merged["protocols"] = _units("protocol", merged["protocols"], top.get("protocols"), f"{where}: protocols")
-    merged["backbone"] = [_named("backbone", b, f"{where}: backbone") for b in _listed(merged.get("backbone"))]
+    merged["backbone"] = [
+        _named("backbone", b, f"{where}: backbone") for b in _listed(merged.get("backbone"))
+    ]
     merged["data"] = _part(merged["data"], _DATA, f"{where}: data")
     merged["target"] = _part(merged.get("target", {}), _TARGET, f"{where}: target")
     if "dataset" not in merged["data"]:
         raise BenchError(f"{where}: data.dataset is missing: name the dataset to train on")
     merged["seeds"] = _seeds(merged["seeds"], f"{where}: seeds")
-    for precision in _listed(merged["precision"]):
-        if precision not in {"fp32", "bf16"}:
-            raise BenchError(f'{where}: precision must be "fp32" or "bf16", not {precision!r}')
-    for key in ("threads", "snapshots"):
-        if not all(isinstance(v, int) and v > 0 for v in _listed(merged[key])):
-            raise BenchError(f"{where}: {key} must be a positive whole number, not {merged[key]!r}")
-    for budget in _listed(merged["budget"]):
-        _check_budget(budget, f"{where}: budget")
+    for key in ("budget", "precision", "snapshots", "threads"):
+        for value in _listed(merged[key]):
+            check_scalars({key: value}, where)
     return merged
 
 
-def _check_budget(budget: Any, where: str) -> None:
+def check_scalars(table: Mapping[str, Any], where: str) -> None:
+    """The axes that are one value each; also those that [[set]] and [[vary]] put there."""
+    for key in ("threads", "snapshots"):
+        if key in table and not (_whole(table[key]) and table[key] > 0):
+            raise BenchError(f"{where}: {key} must be a positive whole number, not {table[key]!r}")
+    if "seed" in table and not _whole(table["seed"]):
+        raise BenchError(f"{where}: seed must be a whole number, not {table['seed']!r}")
+    if table.get("precision", "fp32") not in {"fp32", "bf16"}:
+        raise BenchError(f'{where}: precision must be "fp32" or "bf16", not {table["precision"]!r}')
+    budget = table.get("budget", 0)
     number, _, unit = budget.partition(" ") if isinstance(budget, str) else ("", "", "")
-    fine = isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0
-    if not fine and not (unit in {"epoch", "epochs"} and number.replace(".", "", 1).isdigit()):
-        raise BenchError(f'{where} must be a number of encoder passes or like "12 epochs", not {budget!r}')
+    if not (_whole(budget) and budget >= 0) and not (
+        unit in {"epoch", "epochs"} and number.replace(".", "", 1).isdigit()
+    ):
+        raise BenchError(
+            f'{where}: budget must be a number of encoder passes or like "12 epochs", not {budget!r}'
+        )
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -184,9 +212,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _seeds(value: Any, where: str) -> list[int]:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if _whole(value) and value > 0:
         return list(range(value))
-    if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+    if isinstance(value, list) and value and all(map(_whole, value)):
         return value
     raise BenchError(f"{where} must be a number of seeds or a list of whole numbers, not {value!r}")
 
@@ -202,26 +230,31 @@ def _units(kind: str, value: Any, defined: Any, where: str) -> dict[str, dict[st
     for label, settings in value.items():
         if not isinstance(settings, dict):
             raise BenchError(f"{where}.{label} must be a table of settings, not {settings!r}")
-        name = settings.get("use", label)
+        name = str(settings.get("use", label))
         info = find(kind, name, f"{where}.{label}")
         own = {k: v for k, v in settings.items() if k != "use"}
         for key in own:
             if key not in info.fields:
-                raise BenchError(f"{where}.{label}: {kind} {name!r} has no field {key!r}{suggest(key, info.fields)}")
+                raise BenchError(
+                    f"{where}.{label}: {kind} {name!r} has no field {key!r}{suggest(key, info.fields)}"
+                )
         found[label] = {"name": name, **own}
     return found
 
 
 def _named(kind: str, value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, dict) or "name" not in value:
-        raise BenchError(f'{where} must be a name or a table with a name, as {{name = "resnet18"}}, not {value!r}')
-    info = find(kind, value["name"], where)
-    for key in value:
+    named: dict[str, Any] = {"name": value} if isinstance(value, str) else value
+    if not isinstance(named, dict) or "name" not in named:
+        raise BenchError(
+            f'{where} must be a name or a table with a name, as {{name = "resnet18"}}, not {value!r}'
+        )
+    info = find(kind, named["name"], where)
+    for key in named:
         if key != "name" and key not in info.fields:
-            raise BenchError(f"{where}: {kind} {value['name']!r} has no field {key!r}{suggest(key, info.fields)}")
-    return value
+            raise BenchError(
+                f"{where}: {kind} {named['name']!r} has no field {key!r}{suggest(key, info.fields)}"
+            )
+    return named
 
 
 def _part(value: Any, known: set[str], where: str) -> dict[str, Any]:

@@ -130,8 +130,10 @@ def build(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "table") ->
     if "metric" not in block and "metric" not in columns:
         raise BenchError(f'{place}: metric is missing: say which one is shown, or columns = "metric"')
     found = select(rows, query(block, place, texts(block.get("rows", "label")), columns))
-    if not found.columns and len(columns) == 1:
-        found.columns = [(name,) for name in block.get("published", {}).get("columns", {})]
+    if not found.runs and columns == ("layer",) and "published" in block:
+        found.columns = [
+            (name,) for name in block["published"].get("columns", {})
+        ]  # stands in for what will be measured
     footnotes = squares.Footnotes()
     best = _best_layer(rows, block, found)
     grid = squares.grid(found, best, footnotes, block.get("digits"))

@@ -39,7 +39,9 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BenchError(f"{path}: not a readable safetensors file ({error}); delete it and it is made again") from error
+        raise BenchError(
+            f"{path}: not a readable safetensors file ({error}); delete it and it is made again"
+        ) from error
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -48,7 +50,9 @@ def read_header(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise BenchError(f"{path}: not a readable safetensors file ({error}); delete it and it is made again") from error
+        raise BenchError(
+            f"{path}: not a readable safetensors file ({error}); delete it and it is made again"
+        ) from error
 
 
 def save_model(path: Path, model: nn.Module) -> None:
@@ -71,7 +75,9 @@ def load_model(path: Path, model: nn.Module) -> None:
         if k in tensors and tensors[k].shape != own[k].shape
     ]
     if problems:
-        raise BenchError(f"{path}: weights of another model: {'; '.join(problems[:3])}; delete the folder to make it again")
+        raise BenchError(
+            f"{path}: weights of another model: {'; '.join(problems[:3])}; delete the folder to make it again"
+        )
     model.load_state_dict(tensors)
 
 
@@ -95,7 +101,9 @@ def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {type(value).__name__: [_encode(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"state {name!r} holds a {type(value).__name__}: only tensors, numbers, text and lists are kept")
+    raise TypeError(
+        f"state {name!r} holds a {type(value).__name__}: only tensors, numbers, text and lists are kept"
+    )
 
 
 def unpack(state: Mapping[str, Any], tensors: Mapping[str, Tensor], text: str) -> None:

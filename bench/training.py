@@ -72,7 +72,7 @@ def epoch_batches(count: int, size: int, seed: int, epoch: int, start: int = 0) 
     """
     size = min(size, count)
     indices = order(count, seed, _ORDER, epoch)
-    return list(indices[: count // size * size].split(size))[start:]
+    return list(indices[: count // size * size].split(size))[start:]  # type: ignore[no-untyped-call]
 
 
 def stream(
@@ -144,16 +144,20 @@ def _report(run: Run, done: int, losses: Mapping[str, Tensor]) -> None:
     run.log(done, values)
 
 
-def sgd(modules: nn.Module, lr: float, momentum: float, weight_decay: float, *, nesterov: bool) -> torch.optim.SGD:
+def sgd(
+    modules: nn.Module, lr: float, momentum: float, weight_decay: float, *, nesterov: bool
+) -> torch.optim.SGD:
     """Stochastic gradient descent over the parameters that require gradients."""
     trainable = [p for p in modules.parameters() if p.requires_grad]
     return torch.optim.SGD(trainable, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
 @torch.no_grad()
-def estimate_batch_norm(module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
+def estimate_batch_norm(
+    module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]
+) -> None:
     """Set BN's running statistics to their plain average over ``batches`` (one pass, train mode)."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001 - all batch norms
     momenta = [m.momentum for m in norms]
     was_training = module.training
     for norm in norms:

@@ -32,13 +32,15 @@ def name_of(key: Key, columns: Key, empty: str = "") -> str:
     """A row's or column's key in words."""
     parts = []
     for value, column in zip(key, columns, strict=True):
+        if not value:
+            continue
         if column in {"labels", "target_labels"}:
             parts.append(f"{value} labels")
         elif column in _PLAIN:
             parts.append(value)
         else:
             parts.append(f"{column.rpartition(':')[2]}={value}")
-    return " · ".join(p for p in parts if p) or empty
+    return " · ".join(parts) or empty
 
 
 def data_sentences(found: Selection) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -19,7 +20,18 @@ import torch
 
 from bench import artifacts, registry, tensors
 from bench.cache import FileCache
-from bench.contracts import Backbone, Dataset, DataShape, Evaluation, Measurement, Method, Model, Picture, Tap, Target
+from bench.contracts import (
+    Backbone,
+    Dataset,
+    DataShape,
+    Evaluation,
+    Measurement,
+    Method,
+    Model,
+    Picture,
+    Tap,
+    Target,
+)
 from bench.data import assemble
 from bench.records import BenchError, Cell, Training, digest, plain
 from bench.session import Session
@@ -70,7 +82,9 @@ def work(job: Job, place: Place, progress: Progress) -> list[str]:
         if status["status"] != "ok":
             return [f"{files.path.name}: {status['reason']}"]
         done = artifacts.outcomes(place.runs, job.training)
-        return _evaluate_all([c for c in job.cells if artifacts.cell_name(c) not in done], files, place, progress)
+        return _evaluate_all(
+            [c for c in job.cells if artifacts.cell_name(c) not in done], files, place, progress
+        )
 
 
 # ---- units and data ------------------------------------------------------------------------------
@@ -103,18 +117,26 @@ def _target(cell_aim: Any, root: Path, where: torch.device) -> tuple[Target, dic
 def _check_needs(method: Method, backbone: Backbone) -> None:
     if method.needs.batch_norm_free and backbone.batch_norm:
         name = type(method).__module__.rpartition(".")[2]
-        raise SkipError(f"{name} needs a net without batch normalization; {backbone.name} has it (batch_norm = false)")
+        raise SkipError(
+            f"{name} needs a net without batch normalization; {backbone.name} has it (batch_norm = false)"
+        )
 
 
 # ---- training ------------------------------------------------------------------------------------
 
 
-def _attempt_training(training: Training, files: artifacts.Folder, place: Place, progress: Progress) -> dict[str, Any]:
+def _attempt_training(
+    training: Training, files: artifacts.Folder, place: Place, progress: Progress
+) -> dict[str, Any]:
     before = artifacts.read_json(files.status) or {}
     facts = {"attempt": int(before.get("attempt", 0)) + 1, **_machine()}
     artifacts.write_json(
         files.spec,
-        {"training": plain(training), "code": artifacts.training_code(training), "modules": _modules(training)},
+        {
+            "training": plain(training),
+            "code": artifacts.training_code(training),
+            "modules": _modules(training),
+        },
     )
     _reset_peak()
     outcome = _guarded(lambda: _train(training, files, place, progress), files.log)
@@ -157,7 +179,8 @@ def _train(training: Training, files: artifacts.Folder, place: Place, progress: 
 
 def _build(method: Method, backbone: Backbone, shape: DataShape, session: Session) -> Model:
     model = method.build(backbone, shape, session.generator("weights"))
-    return model.to(session.device, memory_format=torch.channels_last)
+    model.to(session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    return model
 
 
 def _start_from(init: Training, model: Model, place: Place) -> None:
@@ -170,7 +193,9 @@ def _start_from(init: Training, model: Model, place: Place) -> None:
 # ---- evaluation ----------------------------------------------------------------------------------
 
 
-def _evaluate_all(cells: Sequence[Cell], files: artifacts.Folder, place: Place, progress: Progress) -> list[str]:
+def _evaluate_all(
+    cells: Sequence[Cell], files: artifacts.Folder, place: Place, progress: Progress
+) -> list[str]:
     if not cells:
         return []
     problems = []
@@ -181,7 +206,8 @@ def _evaluate_all(cells: Sequence[Cell], files: artifacts.Folder, place: Place, 
         earlier = artifacts.read_json(files.failed(name)) or {}
         facts["attempt"] = int(earlier.get("attempt", 0)) + 1
         started = time.monotonic()
-        outcome = _guarded(lambda cell=cell: _evaluate(cell, files, place, taps, progress), files.log)
+        evaluation = functools.partial(_evaluate, cell, files, place, taps, progress)
+        outcome = _guarded(evaluation, files.log)
         facts |= {**outcome, "eval_seconds": round(time.monotonic() - started, 3)}
         if outcome["status"] in {"ok", "skipped"}:
             artifacts.write_json(files.cell(name), facts)
@@ -232,7 +258,9 @@ def _evaluate(
         tensors.load_model(path, model)
         model = _variant(model, cell.variant).eval()
         _check_model(evaluation, model, cell)
-        session.weights_digest = digest([artifacts.training_id(training), cell.variant, artifacts.file_digest(path)], 32)
+        session.weights_digest = digest(
+            [artifacts.training_id(training), cell.variant, artifacts.file_digest(path)], 32
+        )
         session.taps = taps(cell, model)
         for measured in evaluation.evaluate(model, target, session):
             if isinstance(measured, Picture):
@@ -293,13 +321,19 @@ def _guarded(action: Callable[[], dict[str, Any]], log: Path) -> dict[str, Any]:
             raise  # a full disk concerns everything, not this cell
         return {"status": "failed", "reason": str(error), "input": True}
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return {"status": "oom", "reason": f"out of memory: {str(error).splitlines()[0] if str(error) else ''}"}
+        return {
+            "status": "oom",
+            "reason": f"out of memory: {str(error).splitlines()[0] if str(error) else ''}",
+        }
     except Exception as error:  # noqa: BLE001 - a unit may raise anything, and must cost only its own cells
         with log.open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc() + "\n")
         frame = traceback.extract_tb(error.__traceback__)[-1]
         first = (str(error).splitlines() or [""])[0]
-        return {"status": "failed", "reason": f"{type(error).__name__}: {first} ({Path(frame.filename).name}:{frame.lineno})"}
+        return {
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {first} ({Path(frame.filename).name}:{frame.lineno})",
+        }
 
 
 def _modules(training: Training) -> dict[str, str]:
@@ -330,8 +364,12 @@ def _commit() -> str:
         return ""
     git = ["git", "-C", str(folder)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)  # noqa: S603
+        head = subprocess.run(  # noqa: S603 - our own words
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(  # noqa: S603 - our own words
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")
@@ -340,10 +378,8 @@ def _commit() -> str:
 def _reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):  # else the peak is the process's, not the training's
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak is then the process's, not the training's
 
 
 def _peak_mb() -> int:

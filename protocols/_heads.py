@@ -59,42 +59,52 @@ class Heads(nn.Module):
         self.mean.copy_(mean)
         self.var.copy_(var)
 
-    def normalize(self, features: Tensor, *, training: bool) -> Tensor:
-        """The features (N, d) as the heads see them; in training the running statistics move."""
-        if self.norm == "none":
-            return features
-        own = training and self.norm == "batch"
-        return F.batch_norm(features, self.mean, self.var, training=own, eps=EPS)
-
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, factor: float) -> Tensor:
-        """One step on a batch (N, d), (N,), at ``factor`` times each rate; returns the losses (R,)."""
-        x = self.normalize(features, training=True)
-        losses, error = self.error(x, labels)
-        self._descend(
-            self.weight, self.weight_velocity, self._weight_gradient(error, x), self.rates[:, None] * factor
-        )
-        self._descend(self.bias, self.bias_velocity, error.sum(1), self.rates * factor)
+        """One step on a batch (N, d), (N,), at ``factor`` times each rate; returns the losses (R,).
+
+        Normalized features are never formed: what is subtracted and divided goes into the weights, which
+        are far smaller than a batch.
+        """
+        mean, var = self._statistics(features)
+        losses, error = self.error(features, labels, *self._fold(mean, var))
+        total = error.sum(1)
+        gradient = error @ features
+        if mean is not None and var is not None:
+            gradient.addr_(total, mean, alpha=-1).mul_(torch.rsqrt(var + EPS))
+        gradient.add_(self.weight, alpha=self.descent.weight_decay)
+        self._descend(self.weight, self.weight_velocity, gradient, self.rates[:, None] * factor)
+        self._descend(self.bias, self.bias_velocity, total, self.rates * factor)
         return losses
 
-    def error(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Mean and variance (d,) that a training batch is normalized by; the running ones move."""
+        if self.norm == "batch":
+            mean, var = torch.batch_norm_update_stats(features, self.mean, self.var, 0.1)
+            return mean, var
+        return (self.mean, self.var) if self.norm == "standardize" else (None, None)
+
+    def _fold(self, mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor]:
+        if mean is None or var is None:
+            return self.weight, self.bias
+        weight = self.weight * torch.rsqrt(var + EPS)
+        return weight, self.bias - weight @ mean
+
+    def error(self, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Each head's cross-entropy (R,), and its gradient for the logits (R * C, N).
 
         The batch is the last dimension: BLAS takes half the time for this narrow product that way round.
         """
-        logits = torch.addmm(self.bias[:, None], self.weight, x.t()).view(self.count, self.classes, -1)
+        logits = torch.addmm(bias[:, None], weight, features.t()).view(self.count, self.classes, -1)
         logs = F.log_softmax(logits, 1)
         own = labels.expand(self.count, 1, -1)
         losses = -logs.gather(1, own).mean((1, 2))
-        error = logs.exp_().scatter_add_(1, own, logs.new_full((), -1.0).expand_as(own)).div_(len(x))
-        return losses, error.view(-1, len(x))
-
-    def _weight_gradient(self, error: Tensor, x: Tensor) -> Tensor:
-        return torch.addmm(self.weight, error, x, beta=self.descent.weight_decay)
+        error = logs.exp_().scatter_add_(1, own, logs.new_full((), -1.0).expand_as(own)).div_(len(features))
+        return losses, error.view(-1, len(features))
 
     def _descend(self, weight: Tensor, velocity: Tensor, gradient: Tensor, rates: Tensor) -> None:
         momentum = self.descent.momentum
-        velocity.mul_(momentum).add_(gradient)
+        torch.add(gradient, velocity, alpha=momentum, out=velocity)
         if self.descent.nesterov:
             weight.addcmul_(gradient, rates, value=-1)
             weight.addcmul_(velocity, rates, value=-momentum)
@@ -104,8 +114,6 @@ class Heads(nn.Module):
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weights (R, C, d) and biases (R, C) on features as they are: the normalization is folded in."""
-        weight, bias = self.weight, self.bias
-        if self.norm != "none":
-            weight = weight * torch.rsqrt(self.var + EPS)
-            bias = bias - weight @ self.mean
+        mean, var = (None, None) if self.norm == "none" else (self.mean, self.var)
+        weight, bias = self._fold(mean, var)
         return weight.view(self.count, self.classes, -1), bias.view(self.count, self.classes)

@@ -26,6 +26,7 @@ from bench.training import DivergedError, Schedule, descend, epoch_batches, set_
 from protocols._features import center_view, frozen, in_order, random_view
 from protocols._scores import accuracies, best, labeled
 
+NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public name for it
 Batch: TypeAlias = "tuple[Tensor, Tensor]"  # images (N, 3, h, w), labels (N,)
 
 
@@ -208,6 +209,6 @@ class _Tuned(nn.Module):
         """Frozen normalization layers stay in evaluation mode."""
         super().train(mode)
         for part in self.encoder.modules():
-            if self.frozen_norm and isinstance(part, nn.modules.batchnorm._BatchNorm):
+            if self.frozen_norm and isinstance(part, NORMS):
                 part.eval()
         return self

@@ -177,8 +177,8 @@ class _Cached:
         self.buffers = {tap: x.new_empty(self.size, x.shape[1]) for tap, x in self.features.items()}
 
     def __call__(self, epoch: int, first: int) -> Iterator[Batch]:
-        for index in epoch_batches(self.count, self.size, self.seed, epoch, first):
-            index = index.to(self.labels.device)
+        for batch in epoch_batches(self.count, self.size, self.seed, epoch, first):
+            index = batch.to(self.labels.device)
             for tap, x in self.features.items():
                 torch.index_select(x, 0, index, out=self.buffers[tap])
             yield self.labels[index], self.buffers

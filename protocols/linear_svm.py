@@ -118,7 +118,7 @@ class LinearSvm(Evaluation):
         """(train, held out) of each fold, two classes at least in each; empty where that cannot be."""
         counts = np.sort(np.unique(y, return_counts=True)[1])
         count = min(self.folds, int(counts[-2:].min()))
-        if count < 2:
+        if count <= 1:
             return []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # some class has fewer images than there are folds

@@ -32,7 +32,12 @@ def forget(*, files: bool = False) -> None:
     from bench import artifacts, code, registry
 
     known = [registry.modules, registry.units, code._root, code.closure, code.closure_digest]
-    known += [artifacts.training_settings, artifacts._code_mark, artifacts.training_stem, artifacts.training_id]
+    known += [
+        artifacts.training_settings,
+        artifacts._code_mark,
+        artifacts.training_stem,
+        artifacts.training_id,
+    ]
     for function in [*known, *([code._file_facts] if files else [])]:
         function.cache_clear()
 
@@ -42,7 +47,9 @@ def _on_path(folder: Path, cache: Path) -> Iterator[None]:
     """Third-party units below ``folder`` are installed, for this process and its children."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_CACHE", str(cache))
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")])))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+        )
         patch.setattr(sys, "path", [str(folder), *sys.path])
         importlib.invalidate_caches()
         forget()

@@ -59,7 +59,7 @@ class Scenes(Dataset):
             if not least <= getattr(self, key) <= most:
                 raise BenchError(f"scenes: {key} must lie in {least} to {most}, not {getattr(self, key)}")
 
-    def load(self, split: str, root: Path) -> Samples:  # noqa: ARG002 - embedded sets need no files
+    def load(self, split: str, root: Path) -> Samples:
         """One split, rendered unless it is kept already; ``root`` is not read."""
         known_split(self, split)
         count = {"train": self.train, "val": _VALIDATION, "test": self.test}[split]

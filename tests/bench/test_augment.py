@@ -76,7 +76,9 @@ def test_an_images_view_does_not_depend_on_its_batch(name, images):
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in CHAINS if name != "enlarging"])  # a square leaves no choice
+@pytest.mark.parametrize(
+    "name", [name for name in CHAINS if name != "enlarging"]
+)  # a square leaves no choice
 def test_every_image_has_a_draw_of_its_own_and_every_epoch_others(name, images):
     same = images[:1].expand(40, -1, -1, -1)
     seen = CHAINS[name](same, draws(40))
@@ -148,7 +150,12 @@ def test_a_resized_crop_is_a_resized_slice(images):
     # A quarter of the area at (0.5, 0): the lower left window of 6 x 6, enlarged twofold without antialiasing.
     view = ResizedCrop(12)(images, Given(6, 0.25, 0.0, 0.0, 1.0))
     wanted = tv.resize(unit(images)[:, :, 6:, :6], [12, 12], InterpolationMode.BILINEAR, antialias=False)
-    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # a slice knows no pixels beyond its border
+    inner = (
+        slice(None),
+        slice(None),
+        slice(1, -1),
+        slice(1, -1),
+    )  # a slice knows no pixels beyond its border
     torch.testing.assert_close(view[inner], wanted[inner], rtol=0, atol=1e-5)
 
 
@@ -179,7 +186,11 @@ def test_gray_is_torchvisions_for_the_images_that_are_chosen(images):
     gray = Gray(1.0)(images, draws())
     torch.testing.assert_close(gray, tv.rgb_to_grayscale(unit(images), 3), rtol=0, atol=1e-3)
     torch.testing.assert_close(Gray(0.0)(images, draws()), unit(images))
-    share = (Gray(0.2)(images[:1].expand(3000, -1, -1, -1), draws(3000)).std(1).amax((1, 2)) < 1e-6).float().mean()
+    share = (
+        (Gray(0.2)(images[:1].expand(3000, -1, -1, -1), draws(3000)).std(1).amax((1, 2)) < 1e-6)
+        .float()
+        .mean()
+    )
     assert share == pytest.approx(0.2, abs=0.03)
 
 
@@ -189,7 +200,10 @@ def test_gray_is_torchvisions_for_the_images_that_are_chosen(images):
         ((1.3, 1, 1), lambda x: tv.adjust_brightness(x, 1.3)),
         ((1, 0.6, 1), lambda x: tv.adjust_contrast(x, 0.6)),
         ((1, 1, 1.4), lambda x: tv.adjust_saturation(x, 1.4)),
-        ((1.1, 0.8, 0.5), lambda x: tv.adjust_saturation(tv.adjust_contrast(tv.adjust_brightness(x, 1.1), 0.8), 0.5)),
+        (
+            (1.1, 0.8, 0.5),
+            lambda x: tv.adjust_saturation(tv.adjust_contrast(tv.adjust_brightness(x, 1.1), 0.8), 0.5),
+        ),
     ],
     ids=["brightness", "contrast", "saturation", "all"],
 )

@@ -73,9 +73,18 @@ def test_a_whole_number_for_a_float_is_the_same_setting():
         ({"mode": 3}, "x.toml: methods.walk: walk.mode must be str, not 3"),
         ({"widths": 3}, "x.toml: methods.walk: walk.widths must be a list (tuple[int, ...]), not 3"),
         ({"widths": ["a"]}, "x.toml: methods.walk: walk.widths must be tuple[int, ...], not the list ['a']"),
-        ({"widths": [1, True]}, "x.toml: methods.walk: walk.widths must be tuple[int, ...], not the list [1, True]"),
-        ({"betas": [0.5]}, "x.toml: methods.walk: walk.betas must be tuple[float, float], not the list [0.5]"),
-        ({"parts": [["a"], [2]]}, "x.toml: methods.walk: walk.parts must be tuple[tuple[str, ...], ...], not the list [['a'], [2]]"),
+        (
+            {"widths": [1, True]},
+            "x.toml: methods.walk: walk.widths must be tuple[int, ...], not the list [1, True]",
+        ),
+        (
+            {"betas": [0.5]},
+            "x.toml: methods.walk: walk.betas must be tuple[float, float], not the list [0.5]",
+        ),
+        (
+            {"parts": [["a"], [2]]},
+            "x.toml: methods.walk: walk.parts must be tuple[tuple[str, ...], ...], not the list [['a'], [2]]",
+        ),
         ({"side": "big"}, "x.toml: methods.walk: walk.side must be int | None, not 'big'"),
         ({"lr": {"a": 1}}, "x.toml: methods.walk: walk.lr must be float, not {'a': 1}"),
     ],
@@ -102,7 +111,9 @@ def test_every_unit_has_a_name_a_line_about_it_and_fields(home, kind):
 
 
 def test_a_name_that_is_nearly_right_is_suggested(home):
-    with pytest.raises(BenchError, match="^suite x: there is no method 'rotatoin'; did you mean 'rotation'\\?$"):
+    with pytest.raises(
+        BenchError, match="^suite x: there is no method 'rotatoin'; did you mean 'rotation'\\?$"
+    ):
         registry.find("method", "rotatoin", "suite x")
 
 
@@ -146,7 +157,9 @@ def test_a_known_file_is_not_described_again(home, forgetting, monkeypatch):
 def test_what_the_contracts_say_of_all_units_is_part_of_the_key(home, forgetting, monkeypatch):
     asked = []
     monkeypatch.setattr(registry, "_TELLERS", ("bench.registry",))
-    monkeypatch.setattr(registry, "_describe_in_child", lambda names: asked.extend(names) or {n: [] for n in names})
+    monkeypatch.setattr(
+        registry, "_describe_in_child", lambda names: asked.extend(names) or {n: [] for n in names}
+    )
     forgetting()
     registry.units("method")
     assert "methods.rotation" in asked
@@ -186,7 +199,9 @@ def test_a_third_party_module_that_does_not_parse_is_one_line(toys, forgetting):
 def test_an_entry_point_to_a_module_that_is_gone_is_one_line(toys, forgetting):
     (toys / "toy_units" / "walker.py").unlink()
     forgetting(files=True)
-    with pytest.raises(BenchError, match=r"toy_units\.walker cannot be imported: ModuleNotFoundError") as told:
+    with pytest.raises(
+        BenchError, match=r"toy_units\.walker cannot be imported: ModuleNotFoundError"
+    ) as told:
         registry.units("method")
     assert "\n" not in str(told.value)
 
@@ -195,9 +210,13 @@ def test_two_units_of_one_name_are_told(toys, forgetting):
     folder = toys / "toy_units"
     (folder / "other.py").write_text((folder / "dots.py").read_text())
     points = toys / "toy_units-1.0.dist-info" / "entry_points.txt"
-    points.write_text(points.read_text().replace("dots = toy_units.dots", "dots = toy_units.dots\nmore = toy_units.other"))
+    points.write_text(
+        points.read_text().replace("dots = toy_units.dots", "dots = toy_units.dots\nmore = toy_units.other")
+    )
     forgetting(files=True)
-    with pytest.raises(BenchError, match=r"dataset 'dots' is defined by toy_units\.dots and toy_units\.other"):
+    with pytest.raises(
+        BenchError, match=r"dataset 'dots' is defined by toy_units\.dots and toy_units\.other"
+    ):
         registry.units("dataset")
 
 
@@ -216,5 +235,7 @@ def test_settings_that_a_unit_refuses_are_one_line(home):
 
 
 def test_describing_is_done_in_a_child(home):
-    code = "import sys; from bench import registry; registry.units('method'); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from bench import registry; registry.units('method'); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.draws import Draws
 from bench.data.sources import Resident
+from bench.draws import Draws
 from bench.records import BenchError
 from bench.session import Session
 from bench.training import (
@@ -90,7 +90,14 @@ def test_a_stream_gives_each_view_of_each_sample():
 
 @pytest.mark.parametrize(
     ("budget", "per_epoch", "passes", "steps"),
-    [(1000, 7, 10, 100), (1000, 7, 400, 2), (5, 7, 100, 1), ("3 epochs", 7, 10, 21), ("0.5 epochs", 7, 10, 4), ("1 epoch", 7, 1, 7)],
+    [
+        (1000, 7, 10, 100),
+        (1000, 7, 400, 2),
+        (5, 7, 100, 1),
+        ("3 epochs", 7, 10, 21),
+        ("0.5 epochs", 7, 10, 4),
+        ("1 epoch", 7, 1, 7),
+    ],
 )
 def test_steps_that_a_budget_buys(budget, per_epoch, passes, steps):
     assert steps_of(budget, per_epoch, passes) == steps
@@ -136,7 +143,12 @@ class Task:
             self.session,
             total=total,
             per_epoch=4,
-            state={"net": self.net, "optimizer": self.optimizer, "average": self.average, "marks": self.marks},
+            state={
+                "net": self.net,
+                "optimizer": self.optimizer,
+                "average": self.average,
+                "marks": self.marks,
+            },
             batches=lambda epoch, first: epoch_batches(20, 5, 5, epoch, first),
             update=self.update,
             begin_epoch=self.begin,
@@ -178,7 +190,9 @@ def test_epochs_begin_and_end_in_turn(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     task = Task(tmp_path)
     task.x[:] = math.inf
-    with pytest.raises(DivergedError, match=r"loss is nan at step 20: the training diverged \(try a smaller lr\)"):
+    with pytest.raises(
+        DivergedError, match=r"loss is nan at step 20: the training diverged \(try a smaller lr\)"
+    ):
         task.run()
 
 

@@ -16,7 +16,7 @@ from bench.contracts import Cache, Draws, Encoder, Frame, Images, Model, Run, Sa
 from bench.draws import seed_of
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818 - it is no error
     """The machine went away."""
 
 
@@ -128,6 +128,12 @@ def samples(name: str, count: int, seed: int, classes: int = 3) -> Samples:
     pixels = torch.randint(0, 160, (count, 3, 8, 8), generator=generator)
     pixels[torch.arange(count), labels, 1 + 2 * labels] += 90
     return Samples(name, ListImages(pixels.to(torch.uint8)), labels)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tensors this small only lose time by being shared out."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
