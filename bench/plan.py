@@ -64,8 +64,9 @@ def remaining(planned: Iterable[Planned], done: Callable[[Cell], bool]) -> list[
 def _choices(suite: Suite) -> Iterator[dict[str, Any]]:
     """Every combination of the axes, and of each ablation, as one table of plain settings."""
     for grid in suite.grids:
-        if not suite.varies:
-            yield from _expand(grid)
+        varied = {m for vary in suite.varies for m in vary.get("methods", grid["methods"])}
+        plain = {k: v for k, v in grid["methods"].items() if k not in varied}
+        yield from _expand({**grid, "methods": plain})
         for vary in suite.varies:
             names = vary.get("methods", list(grid["methods"]))
             methods = {k: v for k, v in grid["methods"].items() if k in names}
@@ -171,8 +172,9 @@ def _holds(choice: Mapping[str, Any], key: str, value: Any) -> bool:
         "dataset": {_named(choice["data"]["dataset"])["name"]},
         "target": {_named(choice["target"].get("dataset", choice["data"]["dataset"]))["name"]},
         "seed": {choice["seed"]},
-    }.get(key, {choice["data"].get(key, getattr(Data, key, None))})
-    return any(v in actual for v in _values(value))
+    }
+    value_of = actual.get(key) or {choice["data"].get(key, getattr(Data, key, None))}
+    return any(v in value_of for v in _values(value))
 
 
 # ---- records ------------------------------------------------------------------------------------

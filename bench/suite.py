@@ -263,7 +263,7 @@ def _part(value: Any, known: set[str], where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BenchError(f"{where} must be a dataset's name or a table, not {value!r}")
     _keys(value, known, where)
-    value = dict(value)
-    if "dataset" in value:
-        value["dataset"] = [_named("dataset", d, f"{where}.dataset") for d in _listed(value["dataset"])]
-    return value
+    part: dict[str, Any] = dict(value)
+    if "dataset" in part:
+        part["dataset"] = [_named("dataset", d, f"{where}.dataset") for d in _listed(part["dataset"])]
+    return part

@@ -123,6 +123,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def column(layer: str) -> str:
+    """A layer in the column of that name: the output, a model's only one, is written as nothing."""
+    return "" if layer == OUTPUT else layer
+
+
 def chained(
     batches: Callable[[int, int], Iterable[Batch]], per_epoch: int, epochs: int
 ) -> Callable[[int, int], Iterator[Batch]]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts import Encoder, Evaluation, Measurement, Model, Run, Samples, Tap, Target
-from protocols._features import features
+from protocols._features import column, features
 from protocols._scores import accuracies, labeled
 
 GPU_LIMIT = 2048  # neighbors that faiss can return on a GPU
@@ -62,12 +62,9 @@ class Knn(Evaluation):
             similarity, neighbors = search(index, queries, min(max(counts), len(bank)))
             for k in counts:
                 scores = self._votes(similarity[:, :k], classes[neighbors[:, :k]], target.classes)
-                for found in accuracies(scores, labels, layer=self._named(), split=split):
+                for found in accuracies(scores, labels, layer=column(self.layer), split=split):
                     suffix = "" if k == counts[0] else f"_k{k}"
                     yield Measurement(found.metric + suffix, found.value, found.layer, split)
-
-    def _named(self) -> str:
-        return "" if self.layer == "output" else self.layer
 
     def _votes(self, similarity: Tensor, classes: Tensor, count: int) -> Tensor:
         return votes(similarity, classes, count, self.temperature if self.weighted else None)

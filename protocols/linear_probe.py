@@ -22,7 +22,7 @@ from bench.contracts import (
     TargetNeeds,
 )
 from bench.training import Schedule, descend, epoch_batches
-from protocols._features import chained, features, frozen, random_view, read
+from protocols._features import chained, column, features, frozen, random_view, read
 from protocols._heads import Descent, Heads
 from protocols._scores import accuracies, best, labeled, top
 
@@ -107,10 +107,10 @@ class LinearProbe(Evaluation):
         self, tap: Tap, weight: Tensor, bias: Tensor, judged: Mapping[str, _Judged]
     ) -> Iterator[Measurement]:
         chosen = best(judged["validation"].top1(tap, weight, bias)) if len(weight) > 1 else 0
-        yield Measurement("lr", self.learning_rates[chosen], tap.layer, "validation")
+        yield Measurement("lr", self.learning_rates[chosen], column(tap.layer), "validation")
         for split, part in judged.items():
             scores = part.scores(tap, weight[chosen], bias[chosen])
-            yield from accuracies(scores, part.labels, layer=tap.layer, split=split)
+            yield from accuracies(scores, part.labels, layer=column(tap.layer), split=split)
 
     def _train(
         self,

@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 
 from bench.contracts import BenchError, Encoder, Evaluation, Measurement, Model, Run, Samples, Tap, Target
 from bench.metrics import mean_ap
-from protocols._features import features
+from protocols._features import column, features
 from protocols._scores import labeled
 
 Floats: TypeAlias = "NDArray[np.float32]"
@@ -56,10 +56,9 @@ class LinearSvm(Evaluation):
         return (Tap(self.layer, self.pooling, self.size, self.side),)
 
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
-        layer = "" if self.layer == "output" else self.layer
         judge = self._classes if target.train.labels is not None else self._multilabel
         for metric, value, split in judge(model, target, run):
-            yield Measurement(metric, value, layer, split)
+            yield Measurement(metric, value, column(self.layer), split)
 
     def _rows(self, model: Model, samples: Samples, run: Run) -> Floats:
         """Features (N, d) of unit length."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.contracts import BenchError, Encoder, Evaluation, Measurement, Model, Run, Tap, Target, initialize
 from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._features import chained, features, frozen
+from protocols._features import chained, column, features, frozen
 from protocols._scores import FEW, accuracies, labeled
 
 
@@ -74,10 +74,9 @@ class MlpProbe(Evaluation):
         judged = [split for split in ("test", "validation") if split in data]
         tally = self._train(net, data, judged, run)
         metrics = ("top1", "top5") if target.classes > FEW else ("top1",)
-        layer = "" if self.layer == "output" else self.layer
         for row, split in enumerate(judged):
-            for column, metric in enumerate(metrics):
-                yield Measurement(metric, float(tally[row, column]), layer, split)
+            for k, metric in enumerate(metrics):
+                yield Measurement(metric, float(tally[row, k]), column(self.layer), split)
 
     def _train(
         self, net: nn.Module, data: dict[str, tuple[Tensor, Tensor]], judged: Sequence[str], run: Run

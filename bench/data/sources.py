@@ -115,7 +115,7 @@ class Resident(Images):
         """One tensor (n, 3, h, w) a frame for each batch, on the device of the pixels."""
         for batch in batches:
             index = batch.to(self.pixels.device, torch.int64, non_blocking=True)
-            images = self.pixels[index]
+            images = self.pixels.index_select(0, index)
             yield [frame(images, Draws(seed, epoch, index, stream=v)) for v, frame in enumerate(frames)]
 
     def to(self, device: torch.device) -> Resident:
