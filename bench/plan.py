@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.records import Aim, BenchError, Cell, Data, Training, Unit, freeze
-from bench.registry import Field, Info, checked, find
+from bench.registry import Field, Info, checked, find, suggest
 from bench.suite import Suite, check_scalars
 
 _NO_BACKBONE = Unit("none")
@@ -39,7 +39,7 @@ def cells(suite: Suite) -> list[Planned]:
     found: dict[tuple[Cell, str], Planned] = {}
     resolve = _Resolver(str(suite.path))
     for choice in _choices(suite):
-        _apply(suite.sets, choice)
+        _apply(suite.sets, choice, f"{suite.path}: set")
         planned = _planned(choice, resolve)
         found.setdefault((planned.cell, planned.label), planned)
     return list(found.values())
@@ -79,9 +79,9 @@ def _choices(suite: Suite) -> Iterator[dict[str, Any]]:
 def _assign(choice: dict[str, Any], path: str, value: Any, where: str) -> None:
     part, _, key = path.partition(".")
     if key and part in _PARTS:
-        choice[part] = {**choice[part], key: value}
+        choice[part] = _with_names({**choice[part], key: value}, where)
     elif not key and (part in _SCALARS or part == "backbone"):
-        choice[part] = value
+        choice |= _with_names({part: value}, where)
     else:
         raise BenchError(
             f'{where}: path {path!r} names nothing: write e.g. "method.lr", "data.labels" or "budget"'
@@ -156,25 +156,48 @@ def _product(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 # ---- conditional settings -------------------------------------------------------------------------
 
 
-def _apply(sets: Iterable[Mapping[str, Any]], choice: dict[str, Any]) -> None:
+def _apply(sets: Iterable[Mapping[str, Any]], choice: dict[str, Any], where: str) -> None:
     for block in sets:
         if all(_holds(choice, key, value) for key, value in block["when"].items()):
-            for part, value in block.items():
-                if part != "when":
-                    choice[part] = {**choice[part], **value} if isinstance(value, dict) else value
+            for part, value in _with_names(block, where).items():
+                if part in _PARTS:
+                    kept = {} if "name" in value else choice[part]  # another unit has other settings
+                    choice[part] = {**kept, **_with_names(value, where)}
+                elif part != "when":
+                    choice[part] = value
+
+
+def _with_names(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Backbone and dataset, which [[set]] and [[vary]] may name in one word, as tables."""
+    named = dict(table)
+    for key in ("backbone", "dataset"):
+        if isinstance(named.get(key), str):
+            named[key] = {"name": named[key]}
+        if key in named and not isinstance(named[key], dict):
+            raise BenchError(f"{where}: {key} must be a name or a table with a name, not {named[key]!r}")
+    return named
 
 
 def _holds(choice: Mapping[str, Any], key: str, value: Any) -> bool:
-    actual = {
-        "method": {choice["label"], choice["method"]["name"]},
-        "backbone": {_named(choice["backbone"])["name"]},
-        "protocol": {choice["evaluation"], choice["protocol"]["name"]},
-        "dataset": {_named(choice["data"]["dataset"])["name"]},
-        "target": {_named(choice["target"].get("dataset", choice["data"]["dataset"]))["name"]},
-        "seed": {choice["seed"]},
-    }
-    value_of = actual.get(key) or {choice["data"].get(key, getattr(Data, key, None))}
-    return any(v in value_of for v in _values(value))
+    return any(v in _facts(choice, key) for v in _values(value))
+
+
+def _facts(choice: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    """What a condition of this key may say of a choice."""
+    data = choice["data"]
+    if key == "method":
+        return choice["label"], choice["method"]["name"]
+    if key == "protocol":
+        return choice["evaluation"], choice["protocol"]["name"]
+    if key == "backbone":
+        return (choice["backbone"]["name"],)
+    if key == "dataset":
+        return (data["dataset"]["name"],)
+    if key == "target":
+        return (choice["target"].get("dataset", data["dataset"])["name"],)
+    if key == "seed":
+        return (choice["seed"],)
+    return (data.get(key, getattr(Data, key)),)
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -203,6 +226,9 @@ class _Resolver:
         key = (name, *((k, type(v), freeze(v)) for k, v in own.items()))
         if key not in self.parts:
             where = f"{self.where}: {name}"
+            for k in own:
+                if k not in known:
+                    raise BenchError(f"{where}: unknown key {k!r}{suggest(k, known)}")
             self.parts[key] = checked(own, known, where)
             for k, v in own.items():
                 _check_amount(k, v, f"{where}.{k}")
@@ -224,21 +250,14 @@ def _check_amount(key: str, value: Any, where: str) -> None:
         raise BenchError(f"{where} must be {limit}, not {value!r}")
 
 
-def _named(value: Any) -> Mapping[str, Any]:
-    """A unit by its name alone, as [[set]] and [[vary]] may put it, or with settings."""
-    return {"name": value} if isinstance(value, str) else value
-
-
 def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
     method, method_unit = resolve("method", choice["method"])
     protocol, protocol_unit = resolve("protocol", choice["protocol"])
-    dataset, dataset_unit = resolve("dataset", _named(choice["data"]["dataset"]))
-    target, target_unit = resolve(
-        "dataset", _named(choice["target"].get("dataset", choice["data"]["dataset"]))
-    )
+    dataset, dataset_unit = resolve("dataset", choice["data"]["dataset"])
+    target, target_unit = resolve("dataset", choice["target"].get("dataset", choice["data"]["dataset"]))
     backbone = _NO_BACKBONE
-    if _named(choice["backbone"])["name"] != "none":
-        backbone = resolve("backbone", _named(choice["backbone"]))[1]
+    if choice["backbone"]["name"] != "none":
+        backbone = resolve("backbone", choice["backbone"])[1]
     resolve.scalars(choice)
     data = Data(dataset_unit, **resolve.part("data", choice["data"], _DATA))
     training = Training(
@@ -251,6 +270,8 @@ def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
         choice["threads"],
         choice["snapshots"],
     )
+    if backbone == _NO_BACKBONE and "backbone" in method.traits["depends_on"]:
+        raise BenchError(f"{resolve.where}: {method.name} needs a backbone: write backbone = ...")
     training = _collapse(training, method)
     aim = Aim(target_unit, **resolve.part("target", choice["target"], _AIM))
     skip = _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
@@ -289,8 +310,6 @@ def _unmet_by_data(method: Info, training: Training, dataset: Info) -> str:
         return f"{method.name} needs images of at least {needs['min_side']} pixels a side; {name} has {side}"
     if needs["labels"] and training.data.labels == 0:
         return f"{method.name} needs labels; data.labels is 0"
-    if "backbone" in method.traits["depends_on"] and training.backbone == _NO_BACKBONE:
-        raise BenchError(f"{method.name} needs a backbone: write backbone = ... in the suite")
     return ""
 
 

@@ -156,6 +156,9 @@ def _sets(blocks: Any, where: str) -> list[Mapping[str, Any]]:
         if not isinstance(block.get("when"), dict):
             raise BenchError(f'{where} needs when, as in when = {{method = "rotation"}}')
         _keys(block["when"], conditions, f"{where}: when")
+        for part in ("method", "data", "target", "protocol"):
+            if not isinstance(block.get(part, {}), dict):
+                raise BenchError(f"{where}: {part} must be a table of settings, not {block[part]!r}")
     return tables
 
 

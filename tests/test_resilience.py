@@ -77,7 +77,8 @@ def test_killed_ten_times_ends_with_the_same_numbers(tmp_path):
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
-        process.communicate()
+        _, errors = process.communicate()
+        assert process.returncode in {0, -signal.SIGKILL}, errors.decode()
     assert killed >= 3
     assert _finish(wild) == expected
 
