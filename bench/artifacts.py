@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,18 +154,20 @@ def folder(runs: Path, training: Training) -> Folder:
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
     """A temporary path that becomes ``path`` when the block ends well: readers see all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name of its own: threads share a process number, and machines on one disk may.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         reason = error.strerror or str(error)
         raise BenchError(
             f"{path}: cannot be written: {reason}; free some space or choose another folder"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

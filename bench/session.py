@@ -142,11 +142,11 @@ class Session(Run):
         tensors.save(self.folder / "assignments" / f"{epoch:06d}.safetensors", {"ids": ids.to(torch.int32)})
 
     def picture(self, name: str, image: Tensor) -> None:
-        from torchvision.io import encode_png
+        from PIL import Image
 
-        data = encode_png((image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8))
+        pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         with artifacts.written(self.folder / "pictures" / f"{artifacts.slug(name)}.png") as path:
-            path.write_bytes(data.numpy().tobytes())
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, "PNG")
 
 
 def snapshot_steps(total: int, count: int) -> set[int]:

@@ -1,0 +1,100 @@
+"""The feature cache: bounded, forgiving, shared."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+import torch
+
+from bench.cache import FileCache
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FileCache(tmp_path / "features", limit_gb=1.0)
+
+
+def ages(cache, *keys):
+    """Makes the named entries old, the first the oldest."""
+    now = time.time()
+    for i, key in enumerate(keys):
+        os.utime(cache._path(key), (now - 1000 + i,) * 2)
+
+
+def test_what_was_put_is_got(cache):
+    assert cache.get("a") is None
+    value = torch.randn(5, 3)
+    cache.put("a", value)
+    assert torch.equal(cache.get("a"), value)
+    assert cache.get("b") is None
+    cache.put("a", value + 1)
+    assert torch.equal(cache.get("a"), value + 1)
+
+
+def test_keys_of_any_text_are_files_in_the_folder(cache):
+    for key in ("../../x", "/etc/passwd", "", "k" * 5000, "é\n"):
+        cache.put(key, torch.ones(1))
+        assert cache.get(key) is not None
+    assert len(list(cache.folder.iterdir())) == 5
+
+
+def test_the_longest_unread_goes_when_it_is_full(tmp_path):
+    cache = FileCache(tmp_path, limit_gb=3.5e-6)  # three tensors of 1,000 bytes with their headers
+    value = torch.zeros(250)
+    for key in ("a", "b", "c"):
+        cache.put(key, value)
+    ages(cache, "a", "b", "c")
+    assert cache.get("a") is not None  # read now: b is the oldest
+    cache.put("d", value)
+    assert cache.get("b") is None
+    assert all(cache.get(k) is not None for k in ("a", "c", "d"))
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= cache.limit
+
+
+def test_the_bound_comes_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE_GB", "0.5")
+    assert FileCache(tmp_path).limit == 5e8
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "other", "empty"])
+def test_a_damaged_file_is_dropped_and_made_again(cache, damage):
+    cache.put("a", torch.ones(100))
+    path = cache._path("a")
+    if damage == "other":
+        from bench import tensors
+
+        tensors.save(path, {"something": torch.ones(1)})
+    else:
+        path.write_bytes({"truncated": path.read_bytes()[:-40], "garbage": b"x" * 300, "empty": b""}[damage])
+    assert cache.get("a") is None
+    assert not path.exists()
+    cache.put("a", torch.ones(3))
+    assert torch.equal(cache.get("a"), torch.ones(3))
+
+
+def test_readers_and_writers_may_share_it(tmp_path):
+    cache = FileCache(tmp_path, limit_gb=8e-6)  # small enough that files are deleted all the time
+    wrong, stop = [], time.monotonic() + 1.5
+
+    def work(number):
+        generator = torch.Generator().manual_seed(number)
+        while time.monotonic() < stop and not wrong:
+            key = int(torch.randint(12, (1,), generator=generator))
+            try:
+                found = cache.get(str(key))
+                if found is None:
+                    cache.put(str(key), torch.full((250,), float(key)))
+                elif not torch.equal(found, torch.full((250,), float(key))):
+                    wrong.append(f"{key} came back as {found[0]}")
+            except Exception as error:  # noqa: BLE001 - whatever is raised is the failure
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
