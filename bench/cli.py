@@ -181,7 +181,13 @@ def why(cell: str, runs: Path) -> int:
 
 @cli.command()
 @click.argument("suite")
-@click.option("--check", default=2, show_default=True, help="How many trainings to run again.")
+@click.option(
+    "--check",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="How many trainings to run again.",
+)
 @click.option("--seed", default=0, show_default=True, help="Which ones.")
 @_runs
 @_results

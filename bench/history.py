@@ -140,7 +140,7 @@ def _take(task: Task, old: Path, runs: Path, checked: list[str]) -> None:
             outcome = artifacts.read_json(source)
             artifacts.write_json(
                 files.cell(artifacts.cell_name(cell_)),
-                {**outcome, "adopted_from": f"{old.name}/{source.stem}"},
+                {**outcome, "code": artifacts.cell_code(cell_), "adopted_from": f"{old.name}/{source.stem}"},
             )
     artifacts.merge_json(files.status, {"adopted_from": old.name, "adopted_checked": checked})
     spec = artifacts.read_json(files.spec)

@@ -95,6 +95,7 @@ class LocalProcesses(Executor):
         self.count = count
         self.events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self.workers: dict[int, subprocess.Popen[str]] = {}
+        self.listeners: list[threading.Thread] = []
 
     def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]:
         waiting, busy, fresh = list(todo), {}, iter(range(10**9))
@@ -126,7 +127,9 @@ class LocalProcesses(Executor):
 
     def _ended(self, key: int, task: Task, message: dict[str, Any] | None, places: Places) -> Event:
         if message is None:
-            code = self.workers.pop(key).wait()
+            process = self.workers.pop(key)
+            _hang_up(process)
+            code = process.wait()
             return Event("end", task, problems=[_record_death(task, code, places)])
         if message["event"] == "fatal":
             return Event("fatal", task, what=message["reason"])
@@ -141,11 +144,14 @@ class LocalProcesses(Executor):
             encoding="utf-8",
         )
         self.workers[key] = process
-        threading.Thread(target=self._listen, args=(key, process), daemon=True).start()
+        self.listeners.append(threading.Thread(target=self._listen, args=(key, process), daemon=True))
+        self.listeners[-1].start()
 
     def _listen(self, key: int, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            self.events.put((key, json.loads(line)))
+        assert process.stdout is not None
+        with process.stdout as lines, contextlib.suppress(ValueError):  # half a line is a worker's last
+            for line in lines:
+                self.events.put((key, json.loads(line)))
         self.events.put((key, None))
 
     def _send(self, key: int, task: Task, places: Places) -> None:
@@ -165,14 +171,22 @@ class LocalProcesses(Executor):
     def _stop(self) -> None:
         for key, process in self.workers.items():
             self._write(key, {"stop": True})
-            if process.stdin:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
+            _hang_up(process)
         for process in self.workers.values():
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
+        for listener in self.listeners:
+            listener.join(1)
+
+
+def _hang_up(process: subprocess.Popen[str]) -> None:
+    """A worker whose input ends stops at once."""
+    with contextlib.suppress(OSError):  # what was not yet read is lost with who should have read it
+        if process.stdin:
+            process.stdin.close()
 
 
 def _record_death(task: Task, code: int, places: Places) -> str:
@@ -181,13 +195,18 @@ def _record_death(task: Task, code: int, places: Places) -> str:
     outcome = {"status": "killed", "reason": reason}
     files = artifacts.folder(places.runs, task.training)
     if (artifacts.read_json(files.status) or {}).get("status") != "ok":
-        artifacts.merge_json(files.status, outcome)
+        _mark(files.status, outcome)
     else:
         done = artifacts.outcomes(places.runs, task.training)
         names = [n for n in map(artifacts.cell_name, task.cells) if n not in done]
         for name in names[:1]:
-            artifacts.merge_json(files.failed(name), outcome)
+            _mark(files.failed(name), outcome)
     return f"{files.path.name}: {reason}"
+
+
+def _mark(path: Path, outcome: dict[str, str]) -> None:
+    attempt = int((artifacts.read_json(path) or {}).get("attempt", 0)) + 1
+    artifacts.merge_json(path, {**outcome, "attempt": attempt})
 
 
 def executor(jobs: int | None, todo: Sequence[Task]) -> Executor:

@@ -17,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import math
 import os
 import re
 import subprocess
@@ -94,6 +95,8 @@ _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "st
 
 
 def _check_type(value: Any, spec: Field, where: str) -> None:
+    if any(isinstance(v, float) and not math.isfinite(v) for v in _leaves(value)):
+        raise BenchError(f"{where} must be finite, not {value!r}")
     options = [t.strip() for t in spec.type.split("|")]
     if isinstance(value, (list, tuple)):
         if not spec.sequence:

@@ -19,19 +19,21 @@ _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 @dataclass(frozen=True)
 class AlexNetSmall(Backbone):
-    """Five convolutions for images of 32 to 64 px; taps conv1..conv5 after ReLU, average (N, widths[-1]).
+    """Five convolutions for images of 32 to 64 px; taps conv1..conv5 after ReLU.
 
     conv1 is 5x5 with stride 2, the others 3x3; 2x2 max pools follow 1, 2 and 5: 48 px give maps of
     24, 12, 6, 6, 6 and a last grid of 3.
 
     :param widths: maps of conv1..conv5.
     :param stem_stride: conv1's stride; ``build``'s argument of that name overrides it.
+    :param grid: the last maps are averaged to grid x grid and flattened, (N, widths[-1] grid^2); 1: their average.
     """
 
     name: ClassVar[str] = "alexnet_small"
     paper: ClassVar[str] = "ours, after Krizhevsky et al., NeurIPS 2012"
     widths: tuple[int, ...] = (32, 64, 96, 96, 64)
     stem_stride: int = 2
+    grid: int = 1
     batch_norm: bool = True  # type: ignore[misc]  # a setting here, a class's trait in the contract
 
     def __post_init__(self) -> None:
@@ -51,7 +53,10 @@ class AlexNetSmall(Backbone):
         source, channels = front(input, in_channels, Normalize)
         widths = scaled(self.widths, width)
         trunk = fresh(lambda: self._trunk(channels, widths, stem_stride or self.stem_stride), generator)
-        return sequential_encoder(source, trunk, _LAYERS)
+        if self.grid == 1:
+            return sequential_encoder(source, trunk, _LAYERS)
+        top = nn.Sequential(nn.AdaptiveAvgPool2d(self.grid), nn.Flatten())
+        return sequential_encoder(source, trunk, _LAYERS, dim=widths[-1] * self.grid**2, top=top)
 
     def _trunk(self, channels: int, widths: tuple[int, ...], stride: int) -> nn.Sequential:
         trunk: OrderedDict[str, nn.Module] = OrderedDict()

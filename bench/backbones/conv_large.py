@@ -85,6 +85,7 @@ class ConvLarge(Backbone):
     ``block1`` (128 maps, stride 1), ``block2`` (256, 2), ``block3`` (128, 4), each before its pool. The noise
     is added to the network's input, whose deviation is about 1, and is the trunk's first child.
 
+    :param width: times the maps of every layer, for images smaller than CIFAR's; 1: the paper's.
     :param noise: deviation of the input noise in train mode.
     :param dropout: after each of the two pools.
     :param slope: of the leaky ReLU.
@@ -98,6 +99,7 @@ class ConvLarge(Backbone):
     paper: ClassVar[str] = (
         "Laine & Aila, Temporal ensembling for semi-supervised learning, ICLR 2017, table 5"
     )
+    width: float = 1.0
     noise: float = 0.15
     dropout: float = 0.5
     slope: float = 0.1
@@ -121,7 +123,7 @@ class ConvLarge(Backbone):
     ) -> Encoder:
         """An encoder without a top; images of 12 px or more at stride 1."""
         source, channels = front(input, in_channels, lambda: Normalize(CIFAR))
-        trunk = fresh(lambda: self._trunk(channels, width, stem_stride or 1), generator)
+        trunk = fresh(lambda: self._trunk(channels, width * self.width, stem_stride or 1), generator)
         return sequential_encoder(source, trunk, ["block1", "block2", "block3"])
 
     def _trunk(self, channels: int, width: float, stride: int) -> nn.Sequential:

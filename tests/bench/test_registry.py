@@ -85,6 +85,7 @@ def test_a_whole_number_for_a_float_is_the_same_setting():
             {"parts": [["a"], [2]]},
             "x.toml: methods.walk: walk.parts must be tuple[tuple[str, ...], ...], not the list [['a'], [2]]",
         ),
+        ({"lr": float("nan")}, "x.toml: methods.walk: walk.lr must be finite, not nan"),
         ({"side": "big"}, "x.toml: methods.walk: walk.side must be int | None, not 'big'"),
         ({"lr": {"a": 1}}, "x.toml: methods.walk: walk.lr must be float, not {'a': 1}"),
     ],

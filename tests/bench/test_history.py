@@ -1,0 +1,202 @@
+"""Why a result is stale, and taking over results of older code only where they are proven equal."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from bench import artifacts, history, plan, store
+from bench.launch import InProcess
+from bench.records import BenchError
+from bench.suite import load
+
+
+@pytest.fixture
+def finished(toys, suite, bench):
+    """A suite of two seeds that has run; returns its path."""
+    path = suite(top="seeds = 2")
+    assert bench("run", path, "--jobs", 0).code == 0
+    return path
+
+
+@pytest.fixture
+def edit(toys, forgetting):
+    def change(name, old, new):
+        path = toys / "toy_units" / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        forgetting(files=True)
+        for module in [m for m in sys.modules if m.startswith("toy_units")]:
+            del sys.modules[module]
+
+    return change
+
+
+def names(home):
+    return sorted(p.name for p in (home / "runs").iterdir())
+
+
+def rows(path, home):
+    return store.collect("toy", plan.cells(load(str(path))), home / "runs")
+
+
+def cell_of(path):
+    return artifacts.cell_id(plan.cells(load(str(path)))[0].cell)
+
+
+# ---- why -----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_stale_at_first(finished, bench, home):
+    cell = cell_of(finished)
+    done = bench("why", cell)
+    assert (done.code, done.out) == (0, f"{cell}: up to date\n")
+
+
+def test_why_names_the_changed_module(finished, bench, edit):
+    cell = cell_of(finished)
+    edit("part.py", "0.25", "0.5")
+    assert bench("why", cell).out == "toy_units.part: changed\n"
+    assert bench("why", cell.partition("/")[0]).out == "toy_units.part: changed\n"
+
+
+def test_why_names_new_and_dropped_modules_and_the_protocol(finished, bench, edit, toys):
+    cell = cell_of(finished)
+    (toys / "toy_units" / "pace.py").write_text("STEP = 0.25\n")
+    edit("walker.py", "from toy_units.part import STEP", "from toy_units.pace import STEP")
+    edit("norms.py", "self.factor", "self.factor * 2")
+    assert bench("why", cell).out.splitlines() == [
+        "toy_units.pace: new",
+        "toy_units.part: no longer used",
+        "toy_units.walker: changed",
+        "protocol code changed",
+    ]
+
+
+def test_why_names_the_core(finished, bench, monkeypatch, forgetting):
+    cell = cell_of(finished)
+    for module in (artifacts, history):
+        monkeypatch.setattr(module, "NUMERICS", 99)
+    forgetting()
+    assert "the harness's NUMERICS went from 1 to 99" in bench("why", cell).out
+
+
+def test_a_comment_makes_nothing_stale(finished, bench, edit):
+    cell = cell_of(finished)
+    edit("part.py", "STEP", "# how far\nSTEP")
+    assert "up to date" in bench("why", cell).out
+    assert "nothing to do" in bench("run", finished, "--jobs", 0).out
+
+
+def test_an_unknown_training_or_cell_is_told(finished, bench):
+    cell = cell_of(finished)
+    done = bench("why", "walkre-dot_net")
+    assert done.code == 2
+    assert "there is no such training" in done.err
+    done = bench("why", cell[:-1] + "x")
+    assert done.code == 2
+    assert "there is no such cell; did you mean" in done.err
+
+
+# ---- adopt ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs again in this process: a worker takes seconds to start."""
+    monkeypatch.setattr(history, "executor", lambda *_: InProcess())
+
+
+@pytest.mark.slow
+def test_workers_run_again_what_is_adopted(finished, bench, edit):
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    assert "adopted 2 trainings" in bench("adopt", finished).out
+
+
+def test_results_of_a_harmless_change_are_taken_over(here, finished, bench, edit, home):
+    before = rows(finished, home)
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    assert {r["status"] for r in rows(finished, home)} == {"pending"}
+    done = bench("adopt", finished, "--check", 1)
+    assert done.code == 0
+    assert "adopted 2 trainings" in done.out
+    assert done.out.count("equal: ") == 1
+    after = rows(finished, home)
+    assert [r["value"] for r in after] == [r["value"] for r in before]
+    assert [r["training"][-8:] for r in after] != [r["training"][-8:] for r in before]
+    for one in plan.cells(load(str(finished))):
+        files = artifacts.folder(home / "runs", one.cell.training)
+        status = json.loads(files.status.read_text())
+        assert status["adopted_from"].startswith(artifacts.training_stem(one.cell.training))
+        assert len(status["adopted_checked"]) == 1
+        assert history.why(artifacts.cell_id(one.cell), home / "runs") == []
+    assert "nothing to do" in bench("run", finished, "--jobs", 0).out
+    assert not [n for n in names(home) if n.startswith("adopt")]  # what was run again is not kept
+
+
+def test_results_of_a_change_that_matters_are_refused(here, finished, bench, edit, home):
+    kept = names(home)
+    edit("walker.py", ".mean() - 1 +", ".mean() - 1.01 +")
+    done = bench("adopt", finished)
+    assert done.code == 2
+    assert "comes out differently today: nothing was adopted" in done.err
+    assert names(home) == kept
+    assert {r["status"] for r in rows(finished, home)} == {"pending"}
+
+
+def test_a_change_of_the_last_bit_is_refused(here, finished, bench, edit):
+    edit("norms.py", "float(norm) * self.factor", "float(norm) * self.factor * (1 + 2.0**-52)")
+    assert "comes out differently today" in bench("adopt", finished).err
+
+
+def test_a_protocols_harmless_change_is_taken_over_too(here, finished, bench, edit, home):
+    before = [(r["training"], r["value"]) for r in rows(finished, home)]
+    edit("norms.py", "float(norm) * self.factor", "self.factor * float(norm)")
+    assert "adopted 2 trainings" in bench("adopt", finished).out
+    assert [(r["training"], r["value"]) for r in rows(finished, home)] == before
+    assert bench("why", cell_of(finished)).out.endswith("up to date\n")
+
+
+def test_code_that_fails_today_adopts_nothing(here, finished, bench, edit):
+    edit("walker.py", "optimizer = sgd", "raise OSError\n        optimizer = sgd")
+    done = bench("adopt", finished)
+    assert done.code == 2
+    assert "re-running failed" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_without_older_results_there_is_nothing_to_adopt(suite, bench, home):
+    path = suite()
+    (home / "runs").mkdir()
+    done = bench("adopt", path)
+    assert (done.code, done.out) == (
+        0,
+        "nothing to adopt: no result of other code stands where this suite's would\n",
+    )
+
+
+def test_adopting_needs_no_runs_folder(suite, bench):
+    assert bench("adopt", suite()).code == 0
+
+
+def test_a_checked_number_of_none_is_refused(finished, bench, edit):
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    done = bench("adopt", finished, "--check", 0)
+    assert done.code == 2
+    assert "--check" in done.err
+
+
+def test_why_rejects_names_that_leave_the_folder(finished, bench):
+    for name in ("../runs", "/etc", ".."):
+        assert bench("why", name).code == 2
+
+
+def test_old_results_without_this_cell_are_no_old_results(finished, bench, edit, home, suite):
+    more = suite(top="seeds = 2", protocols="norms = {factor = [1, 2]}")
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    done = bench("adopt", more)
+    assert "nothing to adopt" in done.out
+    with pytest.raises(BenchError):
+        history.why("nothing", home / "runs")
