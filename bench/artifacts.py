@@ -14,10 +14,11 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.records import NUMERICS, BenchError, Cell, Training, digest
 from bench.registry import code_digest, find
@@ -184,16 +185,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; ``None`` where there is no such file.
+    """Read a JSON table; ``None`` where there is no such file.
 
     :raises BenchError: the file is damaged; deleting it makes it again.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise BenchError(f"{path}: cannot be read ({error}); delete it and it is made again") from error
+    if not isinstance(value, dict):
+        raise BenchError(
+            f"{path}: damaged: a {type(value).__name__}, not a table; delete it and it is made again"
+        )
+    return value
 
 
 def file_digest(path: Path) -> str:
@@ -203,10 +209,11 @@ def file_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a folder: who comes second waits. The system lets go when the holder dies."""
-    import fcntl
+def lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a folder: who comes second waits. The system lets go when the holder dies.
 
+    :param waiting: called about twice a second while another process holds it.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / ".lock").open("w")
@@ -215,8 +222,29 @@ def lock(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {error.strerror}; choose another folder with --runs"
         ) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while not _taken(file, wait=waiting is None):
+            assert waiting is not None
+            waiting()
+            time.sleep(0.4)
         yield
+
+
+def _taken(file: IO[str], *, wait: bool) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def free(path: Path) -> Iterator[bool]:
+    """Hold a folder if nobody else does; tells whether that worked."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as file:
+        yield _taken(file, wait=False)
 
 
 # ---- outcomes ----------------------------------------------------------------------------------
@@ -244,7 +272,8 @@ class Done:
 
     def __call__(self, cell: Cell) -> bool:
         if cell.training not in self.seen:
-            self.seen[cell.training] = outcomes(self.runs, cell.training)
+            whole = folder(self.runs, cell.training).status.exists()  # a lost record is made again
+            self.seen[cell.training] = outcomes(self.runs, cell.training) if whole else set()
         return cell_name(cell) in self.seen[cell.training]
 
 

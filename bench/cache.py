@@ -16,6 +16,13 @@ from bench.records import BenchError
 DEFAULT_GB = 8.0
 
 
+def _limit(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BenchError(f"BENCH_CACHE_GB: {text!r} is no number of gigabytes; write e.g. 8") from error
+
+
 class FileCache(Cache):
     """Files below ``folder``; the longest unread ones go when all are larger than ``limit_gb``.
 
@@ -26,7 +33,7 @@ class FileCache(Cache):
     def __init__(self, folder: Path, limit_gb: float | None = None) -> None:
         self.folder = folder
         if limit_gb is None:
-            limit_gb = float(os.environ.get("BENCH_CACHE_GB", DEFAULT_GB))
+            limit_gb = _limit(os.environ.get("BENCH_CACHE_GB") or DEFAULT_GB)
         self.limit = limit_gb * 1e9
 
     def _path(self, key: str) -> Path:
@@ -35,21 +42,23 @@ class FileCache(Cache):
     def get(self, key: str) -> Tensor | None:
         """The tensor under ``key``, or nothing."""
         path = self._path(key)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
             value = tensors.read(path)["value"]
         except (BenchError, KeyError):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # its age is the time since it was last read
         return value
 
     def put(self, key: str, value: Tensor) -> None:
-        """Keep a tensor; makes room first."""
-        self._make_room(value.numel() * value.element_size())
-        tensors.save(self._path(key), {"value": value})
+        """Keep a tensor; makes room first. What cannot be kept is computed again: it costs time, nothing else."""
+        with contextlib.suppress(BenchError, OSError):
+            self._make_room(value.numel() * value.element_size())
+            tensors.save(self._path(key), {"value": value})
 
     def _make_room(self, size: int) -> None:
         files = []

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.records import BenchError
+from bench.reporting import data_option as _data
+from bench.reporting import exit_code as _exit_code
+from bench.reporting import load as _load
+from bench.reporting import places as _places
+from bench.reporting import report as _report
+from bench.reporting import results_option as _results
+from bench.reporting import rows_of as _rows
+from bench.reporting import runs_option as _runs
+from bench.reporting import tell as _tell
+from bench.reporting import write_rows as _write_rows
+from bench.slurm import commands
 
 _EPILOG = """\b
 Start here:
@@ -19,30 +32,6 @@ Start here:
   bench table quick          the table again, from the rows that are there
   bench run my_suite.toml    your own grid (see README for the grammar)
 """
-
-
-def _folder(option: str, variable: str, default: str, about: str) -> Callable[[Any], Any]:
-    return click.option(
-        option,
-        envvar=variable,
-        default=default,
-        show_default=True,
-        show_envvar=True,
-        type=click.Path(path_type=Path),
-        help=about,
-    )
-
-
-_runs = _folder("--runs", "BENCH_RUNS", "runs", "Where models and outcomes are kept.")
-_results = _folder("--results", "BENCH_RESULTS", "results", "Where tables and figures are written.")
-_data = _folder("--data", "BENCH_DATA", "data", "Where datasets lie.")
-
-
-def _places(runs: Path, results: Path, data: Path) -> Any:
-    from bench.launch import Places
-    from bench.registry import cache_folder
-
-    return Places(runs, results, data, cache_folder())
 
 
 @click.group(
@@ -74,7 +63,7 @@ def run(suite: str, jobs: int | None, seeds: int | None, runs: Path, results: Pa
     loaded, planned = _load(suite, seeds)
     todo = launch.tasks(plan.remaining(planned, artifacts.Done(runs)))
     csv = results / f"{loaded.name}.csv"
-    if not todo and csv.exists():
+    if not todo and _is_final(csv):
         click.echo(
             f"{loaded.name}: nothing to do, all {len(planned)} cells are done; see {csv} or: bench table {suite}"
         )
@@ -88,29 +77,23 @@ def run(suite: str, jobs: int | None, seeds: int | None, runs: Path, results: Pa
     try:
         if todo:
             problems = progress.watched(chosen.run(todo, places), todo, workers)
-    finally:
-        rows = _write_rows(loaded, planned, places)
-    _report(loaded, rows, results)
-    for problem in problems:
+    except BaseException:
+        with contextlib.suppress(BenchError):  # what stopped the run is what is told
+            _write_rows(loaded, planned, places)
+        raise
+    rows, damage = _write_rows(loaded, planned, places)
+    for problem in dict.fromkeys([*problems, *damage]):
         click.echo(f"failed: {problem}", err=True)
+    _report(loaded, rows, results)
     return _exit_code(rows)
 
 
-def _exit_code(rows: Sequence[dict[str, Any]]) -> int:
-    """2 when something did not come out, as the table says; 0 otherwise."""
-    return 2 if any(row["status"] not in {"ok", "skipped"} for row in rows) else 0
-
-
-def _load(suite: str, seeds: int | None = None) -> tuple[Any, list[Any]]:
-    from bench import plan
-    from bench.suite import load
-
-    loaded = load(suite)
-    planned = plan.cells(loaded)
-    if seeds is not None:
-        kept = sorted({p.cell.training.seed for p in planned})[:seeds]
-        planned = [p for p in planned if p.cell.training.seed in kept]
-    return loaded, planned
+def _is_final(csv: Path) -> bool:
+    """Is this the table of a run in which all came out? Else it is written anew."""
+    try:
+        return not re.search(rb",(failed|oom|timeout|killed|pending),", csv.read_bytes())
+    except OSError:
+        return False
 
 
 def _measured(planned: Sequence[Any], todo: Sequence[Any], runs: Path) -> list[float]:
@@ -119,52 +102,12 @@ def _measured(planned: Sequence[Any], todo: Sequence[Any], runs: Path) -> list[f
 
     waiting = {task.training for task in todo}
     done = {p.cell.training for p in planned} - waiting
-    found = [(artifacts.read_json(artifacts.folder(runs, t).status) or {}).get("train_seconds") for t in done]
-    return [float(seconds) for seconds in found if seconds]
-
-
-def _write_rows(loaded: Any, planned: Sequence[Any], places: Any) -> list[dict[str, Any]]:
-    from bench import store
-
-    rows = store.collect(loaded.name, planned, places.runs)
-    store.write_csv(places.results / f"{loaded.name}.csv", rows)
-    return rows
-
-
-def _report(loaded: Any, rows: Sequence[dict[str, Any]], results: Path) -> None:
-    """Tables to the terminal and to Markdown, figures beside them."""
-    from bench import plots, tables
-
-    frame = tables.frame(rows)
-    made = tables.of_suite(loaded, frame)
-    for table in made:
-        click.echo(tables.terminal(table))
-    tables.write_markdown(results / f"{loaded.name}.md", loaded, made)
-    for path in plots.of_suite(loaded, frame, results):
-        click.echo(f"figure: {path}", err=True)
-    click.echo(f"rows: {results / loaded.name}.csv   tables: {results / loaded.name}.md", err=True)
-
-
-@cli.command()
-@click.argument("suite")
-@click.option("--cells", is_flag=True, help="A line a cell, with its id for `bench why`.")
-@_runs
-def status(suite: str, cells: bool, runs: Path) -> int:
-    """How far SUITE is: done, failed with reasons, skipped, pending."""
-    from collections import Counter
-
-    from bench import store
-
-    loaded, planned = _load(suite)
-    by_cell: dict[str, dict[str, Any]] = {}
-    for row in store.collect(loaded.name, planned, runs):
-        by_cell[f"{row['training']}/{row['cell']}"] = row
-    for name, row in by_cell.items():
-        if cells or row["status"] in {"failed", "oom", "timeout", "killed"}:
-            click.echo(f"{row['status']:8} {name}  {row['reason']}".rstrip())
-    counts = Counter(row["status"] for row in by_cell.values())
-    click.echo(f"{loaded.name}: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())))
-    return 0
+    found = []
+    for training in done:
+        with contextlib.suppress(BenchError):  # a damaged record is told with the rows
+            status = artifacts.read_json(artifacts.folder(runs, training).status) or {}
+            found.append(status.get("train_seconds"))
+    return [float(seconds) for seconds in found if isinstance(seconds, (int, float)) and seconds]
 
 
 @cli.command()
@@ -201,7 +144,7 @@ def adopt(suite: str, check: int, seed: int, runs: Path, results: Path, data: Pa
     taken = history.adopt(planned, places, check, seed, click.echo)
     if taken:
         click.echo(f"{loaded.name}: adopted {taken} trainings")
-        _write_rows(loaded, planned, places)
+        return _tell(_write_rows(loaded, planned, places)[1])
     return 0
 
 
@@ -217,11 +160,11 @@ def table(suite: str, name: str | None, form: str, runs: Path, results: Path) ->
     """The comparison tables of SUITE, from whatever rows are there."""
     from bench import tables
 
-    loaded, frame = _rows_of(suite, runs, results)
+    loaded, frame, damage = _rows_of(suite, runs, results)
     click.echo(
         "\n".join(getattr(tables, form)(one) for one in tables.of_suite(loaded, frame, name)).rstrip("\n")
     )
-    return 0
+    return _tell(damage)
 
 
 @cli.command()
@@ -234,21 +177,22 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
     """The figures of SUITE, from whatever rows are there."""
     from bench import plots
 
-    loaded, frame = _rows_of(suite, runs, results)
+    loaded, frame, damage = _rows_of(suite, runs, results)
     for path in plots.of_suite(loaded, frame, results, name, form):
         click.echo(path)
-    return 0
+    return _tell(damage)
 
 
-def _rows_of(suite: str, runs: Path, results: Path) -> tuple[Any, Any]:
-    """A suite and its rows: from the runs where they are here, else from the result table."""
-    from bench import store, tables
+def _rows_of(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str]]:
+    """A suite, its rows (from the runs where they are here, else from the result table), what is damaged."""
+    from bench import tables
 
     loaded, planned = _load(suite)
     csv = results / f"{loaded.name}.csv"
     if not runs.is_dir() and csv.exists():
-        return loaded, tables.read(csv)
-    return loaded, tables.frame(store.collect(loaded.name, planned, runs))
+        return loaded, tables.read(csv), []
+    rows, damage = _rows(loaded, planned, runs)
+    return loaded, tables.frame(rows), damage
 
 
 @cli.command(name="list")
@@ -309,6 +253,10 @@ def get(name: str, data: Path) -> int:
     return 0
 
 
+for command in commands.COMMANDS:
+    cli.add_command(command)
+
+
 def main() -> None:
     """Entry point: bad input is one line and exit code 2."""
     try:
@@ -325,4 +273,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
+    except OSError as error:
+        click.echo(f"bench: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        code = 2
     sys.exit(code)

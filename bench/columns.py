@@ -26,7 +26,9 @@ SETTINGS = {
     "setting": "method_settings",
     "protocol_setting": "protocol_settings",
     "data_setting": "data_settings",
+    "backbone_setting": "backbone",
 }
+_JSON = ("method_settings", "protocol_settings", "data_settings")
 # Two values of one of these under one mean would be an average of different things.
 AXES = (
     "method",
@@ -40,7 +42,7 @@ AXES = (
     "protocol",
     "dataset",
     "target_labels",
-    *SETTINGS.values(),
+    *_JSON,
 )
 _OF_RUNS = {
     "seed",
@@ -65,9 +67,10 @@ def text(value: Any) -> str:
 
 
 def settings(record: Any) -> dict[str, Any]:
-    """The settings out of a JSON column."""
+    """The settings out of a JSON column, whatever name stands before them."""
+    start = record.find("{") if isinstance(record, str) else -1
     try:
-        found = json.loads(record) if isinstance(record, str) and record else {}
+        found = json.loads(record[start:]) if start >= 0 else {}
     except ValueError:
         return {}
     if isinstance(found, dict) and set(found) == {"name", "settings"}:
@@ -136,7 +139,7 @@ def without_runs(frame: pd.DataFrame, axis: str) -> tuple[Codes, list[str]]:
 def differing(axis: str, seen: list[str]) -> tuple[str, list[str]]:
     """The field of a JSON column that differs."""
     for prefix, column in SETTINGS.items():
-        if column == axis:
+        if column == axis and len({s.partition("{")[0] for s in seen}) == 1:
             records = [settings(s) for s in seen]
             for key in sorted({k for r in records for k in r}):
                 options = list(dict.fromkeys(text(r.get(key)) for r in records))
@@ -153,7 +156,7 @@ def varying(frame: pd.DataFrame, fixed: Key) -> list[str]:
         if axis in fixed:
             continue
         names = [axis]
-        if axis in SETTINGS.values():
+        if axis in _JSON:
             prefix = next(p for p, c in SETTINGS.items() if c == axis)
             keys = {k for n in codes(frame, axis)[1] for k in settings(n)} - _OF_RUNS
             names = [f"{prefix}:{k}" for k in sorted(keys)]
@@ -168,7 +171,7 @@ def mixture(frame: pd.DataFrame, square: Key) -> str:
     """Rows that agree in the ``square`` columns are runs of one experiment; else what it is that they mix."""
     code, keys = combine(frame, square)
     for axis in AXES:
-        axis_code, names = without_runs(frame, axis) if axis in SETTINGS.values() else codes(frame, axis)
+        axis_code, names = without_runs(frame, axis) if axis in _JSON else codes(frame, axis)
         counts = pd.DataFrame({"square": code, "axis": axis_code}).drop_duplicates()
         mixed = counts[counts.duplicated("square", keep=False)]
         if len(mixed):

@@ -8,6 +8,7 @@ The mixer is the finalizer of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _MUL1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _MUL2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+_WORD = (1 << 64) - 1
 
 
 def _shift(x: Tensor, by: int) -> Tensor:
@@ -29,19 +31,36 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def _mixed(parts: Iterable[int]) -> int:
+    """:func:`combine` of plain numbers, as 64 unsigned bits: without tensors it takes a twentieth of the time."""
+    key = 0
+    for part in parts:
+        x = ((key ^ part) + _GOLDEN) & _WORD
+        x = ((x ^ (x >> 30)) * _MUL1) & _WORD
+        x = ((x ^ (x >> 27)) * _MUL2) & _WORD
+        key = x ^ (x >> 31)
+    return key
+
+
 def combine(*parts: Tensor | int) -> Tensor:
     """One well-mixed int64 from several: order matters, zero counts."""
-    tensors = [torch.as_tensor(p, dtype=torch.int64) for p in parts]
-    device = next((t.device for t in tensors if t.ndim), tensors[0].device)
-    key = torch.zeros((), dtype=torch.int64, device=device)
-    for part in tensors:
-        key = mix((key ^ part.to(device)) + _GOLDEN)
+    numbers: list[int] = []
+    for part in parts:
+        if not isinstance(part, int):
+            break
+        numbers.append(part)
+    start = _mixed(numbers)
+    key = torch.tensor(start - (start >> 63 << 64))
+    rest = [torch.as_tensor(p, dtype=torch.int64) for p in parts[len(numbers) :]]
+    device = next((t.device for t in rest if t.ndim), rest[0].device if rest else key.device)
+    for one in rest:
+        key = mix((key.to(device) ^ one.to(device)) + _GOLDEN)
     return key
 
 
 def seed_of(*parts: int) -> int:
     """A non-negative 63-bit seed for torch's own generators."""
-    return int(combine(*parts)) & ((1 << 63) - 1)
+    return _mixed(parts) & ((1 << 63) - 1)
 
 
 def order(count: int, *key: int) -> Tensor:

@@ -14,7 +14,7 @@ from bench import artifacts
 from bench.code import closure
 from bench.launch import Places, Task, executor, tasks
 from bench.plan import Planned, remaining
-from bench.records import EQUAL_COLUMNS, NUMERICS, BenchError, Cell, cell_from, training_from
+from bench.records import EQUAL_COLUMNS, NUMERICS, BenchError, Cell, cell_from, plain, training_from
 from bench.registry import find, suggest
 
 # ---- why -----------------------------------------------------------------------------------------
@@ -22,13 +22,26 @@ from bench.registry import find, suggest
 
 def why(name: str, runs: Path) -> list[str]:
     """What makes a result stale, a line each; ``name`` is a training's folder or ``training/cell``."""
-    folder, _, cell = name.partition("/")
-    spec = artifacts.read_json(runs / folder / "spec.json")
+    folder = name.partition("/")[0]
+    path = runs / folder / "spec.json"
+    remedy = "only why asks for it; delete the training's folder and all of it is made again"
+    try:
+        spec = artifacts.read_json(path)
+    except BenchError as error:
+        raise BenchError(f"{path}: damaged: {remedy}") from error
     if spec is None:
         known = [p.name for p in runs.glob("*") if p.is_dir()]
         raise BenchError(
             f"{runs / folder}: there is no such training{suggest(folder, known) if known else ''}"
         )
+    try:
+        return _why(name, runs, spec)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BenchError(f"{path}: no record of this version ({error!r}): {remedy}") from error
+
+
+def _why(name: str, runs: Path, spec: dict[str, Any]) -> list[str]:
+    folder, _, cell = name.partition("/")
     training = training_from(spec["training"])
     lines = [f"{module}: {change}" for module, change in _changes(spec, _modules_of(training))]
     if spec["code"]["numerics"] != str(NUMERICS):
@@ -86,7 +99,13 @@ def adopt(
         say("nothing to adopt: no result of other code stands where this suite's would")
         return 0
     picked = random.Random(seed).sample(stale, min(count, len(stale)))  # noqa: S311 - a sample, no secret
-    with tempfile.TemporaryDirectory(prefix="adopt", dir=places.runs) as scratch:
+    try:
+        aside = tempfile.TemporaryDirectory(prefix="adopt", dir=places.runs)
+    except OSError as error:
+        raise BenchError(
+            f"{places.runs}: cannot be written: {error.strerror}; choose another folder with --runs"
+        ) from error
+    with aside as scratch:
         fresh = replace(places, runs=Path(scratch))
         for event in executor(None, [t for t, _ in picked]).run([t for t, _ in picked], fresh):
             for problem in event.problems:
@@ -125,7 +144,7 @@ def _compare(task: Task, old: Path, fresh: Path) -> None:
 
 
 def _numbers(outcome: Any) -> list[tuple[Any, ...]]:
-    return [tuple(row.get(c, "") for c in EQUAL_COLUMNS if c != "status") for row in outcome["rows"]]
+    return [tuple(row.get(c, "") for c in EQUAL_COLUMNS if c != "status") for row in outcome.get("rows", [])]
 
 
 def _take(task: Task, old: Path, runs: Path, checked: list[str]) -> None:
@@ -145,4 +164,4 @@ def _take(task: Task, old: Path, runs: Path, checked: list[str]) -> None:
     artifacts.merge_json(files.status, {"adopted_from": old.name, "adopted_checked": checked})
     spec = artifacts.read_json(files.spec)
     changes = {"code": artifacts.training_code(task.training), "modules": _modules_of(task.training)}
-    artifacts.write_json(files.spec, {**spec, **changes})
+    artifacts.write_json(files.spec, {"training": plain(task.training), **(spec or {}), **changes})

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -45,7 +46,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """What an executor tells: ``start``, ``progress``, ``end`` (with problems) or ``fatal`` (stop everything)."""
+    """What an executor tells: ``start``, ``progress``, ``end`` (with problems) or ``fatal`` (stop everything).
+
+    Where asked for, ``tick`` when nothing happens, and ``paused`` for a task that was saved and stopped.
+    """
 
     kind: str
     task: Task
@@ -89,63 +93,110 @@ class InProcess(Executor):
 
 
 class LocalProcesses(Executor):
-    """``count`` worker processes; one that dies costs its task only, and is replaced."""
+    """``count`` worker processes; one that dies costs its task only, and is replaced.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    :param tick: seconds after which a ``tick`` is told when nothing else is; ``None``: never.
+    """
+
+    def __init__(self, count: int, tick: float | None = None) -> None:
+        self.count, self.tick, self.pausing = count, tick, False
+        self.busy: dict[int, Task] = {}
+        self.sentences: dict[int, dict[str, str]] = {}
         self.events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self.workers: dict[int, subprocess.Popen[str]] = {}
         self.listeners: list[threading.Thread] = []
 
     def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]:
-        waiting, busy, fresh = list(todo), {}, iter(range(10**9))
+        waiting, idle = list(todo), list[int]()
         try:
-            for _ in range(min(self.count, len(waiting))):
-                key = next(fresh)
-                self._start(key)
-                busy[key] = waiting.pop(0)
-                self._send(key, busy[key], places)
-                yield Event("start", busy[key])
-            while busy:
-                key, message = self.events.get()
-                if key not in busy:
+            while True:
+                while (task := self._next(waiting)) is not None:
+                    key = idle.pop() if idle else self._start()
+                    self.busy[key] = task
+                    self._send(key, task, places)
+                    yield Event("start", task)
+                if not self.busy:
+                    return
+                try:
+                    key, message = self.events.get(timeout=self.tick)
+                except queue.Empty:
+                    yield Event("tick", next(iter(self.busy.values())))
+                    continue
+                if key not in self.busy:
                     continue
                 if message is not None and message["event"] == "progress":
-                    yield Event("progress", busy[key], message["what"], message["done"], message["total"])
+                    yield Event(
+                        "progress", self.busy[key], message["what"], message["done"], message["total"]
+                    )
                     continue
-                task = busy.pop(key)
-                yield self._ended(key, task, message, places)
-                if waiting:
-                    if message is None:
-                        key = next(fresh)
-                        self._start(key)
-                    busy[key] = waiting.pop(0)
-                    self._send(key, busy[key], places)
-                    yield Event("start", busy[key])
+                if message is not None:
+                    idle.append(key)
+                yield self._ended(key, self.busy.pop(key), message, places)
         finally:
             self._stop()
+
+    def pause(self) -> None:
+        """Tell the workers to save and stop; each answers with ``paused``, and nothing new is begun."""
+        self.pausing = True
+        for key in self.workers:
+            self._write(key, {"pause": True})
+
+    def kill(self, task: Task, outcome: dict[str, str] | None = None) -> None:
+        """End the worker of a task; ``outcome`` (status, reason) is recorded in place of its death."""
+        for key, busy in self.busy.items():
+            if busy is task:
+                if outcome:
+                    self.sentences[key] = outcome
+                self.workers[key].kill()
+
+    def pids(self) -> dict[int, Task]:
+        """Which process works at which task."""
+        return {self.workers[key].pid: task for key, task in self.busy.items()}
+
+    def _next(self, waiting: list[Task]) -> Task | None:
+        """The next task that may begin: not before the training that it starts from."""
+        if self.pausing or len(self.busy) >= self.count:
+            return None
+        for i, task in enumerate(waiting):
+            unmade = (*waiting, *self.busy.values()) if task.training.init else ()
+            if all(other.training != task.training.init for other in unmade):
+                return waiting.pop(i)
+        return None
 
     def _ended(self, key: int, task: Task, message: dict[str, Any] | None, places: Places) -> Event:
         if message is None:
             process = self.workers.pop(key)
             _hang_up(process)
             code = process.wait()
-            return Event("end", task, problems=[_record_death(task, code, places)])
+            if self.pausing and key not in self.sentences:
+                return Event("paused", task)
+            outcome = self.sentences.pop(key, None) or _death(code)
+            return Event("end", task, problems=[record(task, outcome, places)])
         if message["event"] == "fatal":
             return Event("fatal", task, what=message["reason"])
+        if message["event"] == "paused":
+            return Event("paused", task)
         return Event("end", task, problems=message["problems"])
 
-    def _start(self, key: int) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
+    def environment(self, key: int) -> dict[str, str]:
+        """What a worker's environment has beyond its parent's."""
+        return {}
+
+    def _start(self) -> int:
+        key = len(self.listeners)
+        with _uninterrupted():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bench.serve"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, **self.environment(key)},
+            )
         self.workers[key] = process
         self.listeners.append(threading.Thread(target=self._listen, args=(key, process), daemon=True))
         self.listeners[-1].start()
+        return key
 
     def _listen(self, key: int, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -182,6 +233,16 @@ class LocalProcesses(Executor):
             listener.join(1)
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal; who is started here leaves the answer to its parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _hang_up(process: subprocess.Popen[str]) -> None:
     """A worker whose input ends stops at once."""
     with contextlib.suppress(OSError):  # what was not yet read is lost with who should have read it
@@ -189,10 +250,13 @@ def _hang_up(process: subprocess.Popen[str]) -> None:
             process.stdin.close()
 
 
-def _record_death(task: Task, code: int, places: Places) -> str:
-    """A worker died without a word: what it was doing is marked, so that a table can say so."""
+def _death(code: int) -> dict[str, str]:
     reason = f"the worker died (signal {-code})" if code < 0 else f"the worker stopped (exit code {code})"
-    outcome = {"status": "killed", "reason": reason}
+    return {"status": "killed", "reason": reason}
+
+
+def record(task: Task, outcome: dict[str, str], places: Places) -> str:
+    """A task was ended without a word of its own: what it was doing is marked, so that a table can say so."""
     files = artifacts.folder(places.runs, task.training)
     if (artifacts.read_json(files.status) or {}).get("status") != "ok":
         _mark(files.status, outcome)
@@ -201,7 +265,7 @@ def _record_death(task: Task, code: int, places: Places) -> str:
         names = [n for n in map(artifacts.cell_name, task.cells) if n not in done]
         for name in names[:1]:
             _mark(files.failed(name), outcome)
-    return f"{files.path.name}: {reason}"
+    return f"{files.path.name}: {outcome['reason']}"
 
 
 def _mark(path: Path, outcome: dict[str, str]) -> None:

@@ -259,7 +259,7 @@ def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
     if choice["backbone"]["name"] != "none":
         backbone = resolve("backbone", choice["backbone"])[1]
     resolve.scalars(choice)
-    data = Data(dataset_unit, **resolve.part("data", choice["data"], _DATA))
+    data = Data(dataset_unit, **resolve.part("data", _own_split(choice, "data"), _DATA))
     training = Training(
         method_unit,
         backbone,
@@ -273,11 +273,19 @@ def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
     if backbone == _NO_BACKBONE and "backbone" in method.traits["depends_on"]:
         raise BenchError(f"{resolve.where}: {method.name} needs a backbone: write backbone = ...")
     training = _collapse(training, method)
-    aim = Aim(target_unit, **resolve.part("target", choice["target"], _AIM))
+    aim = Aim(target_unit, **resolve.part("target", _own_split(choice, "target"), _AIM))
     skip = _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
     snapshots = "all" if training.snapshots > 1 and protocol.traits["needs"]["head"] else "last"
     cell = Cell(training, protocol_unit, aim, snapshots=snapshots, skip=skip)
     return Planned(cell, choice["label"])
+
+
+def _own_split(choice: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """``label_split = "seed"`` gives every seed labels of its own, as papers do."""
+    settings: Mapping[str, Any] = choice[part]
+    if settings.get("label_split") != "seed":
+        return settings
+    return {**settings, "label_split": choice["seed"]}
 
 
 def _collapse(training: Training, method: Info) -> Training:

@@ -6,7 +6,6 @@ only when a figure is drawn, through its Agg canvas: no window, no global state,
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench import statistics
+from bench.artifacts import written
 from bench.blocks import SELECTION_KEYS, checked, query
 from bench.columns import codes
 from bench.draft import Curve, Point, bare, bars, lines
@@ -67,10 +67,9 @@ def draw(rows: pd.DataFrame, block: Mapping[str, Any], path: Path, where: str = 
     }
     with mpl.rc_context({"svg.hashsalt": "bench", "font.size": 9, "pdf.fonttype": 42}):
         drawn = figure(rows, block, where)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        drawn.savefig(temporary, dpi=150, bbox_inches="tight", pad_inches=0.1, metadata=meta[path.suffix])
-    temporary.replace(path)
+        shape: dict[str, Any] = {"format": path.suffix[1:], "bbox_inches": "tight", "pad_inches": 0.1}
+        with written(path) as temporary:
+            drawn.savefig(temporary, dpi=150, metadata=meta[path.suffix], **shape)
     return path
 
 

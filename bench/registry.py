@@ -217,14 +217,11 @@ _TELLERS = ("bench.registry", "bench.contracts", "bench.records")
 
 def _describe_all(names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
     path = cache_folder() / "units.json"
-    try:
-        cache = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        cache = {}
+    cache = _described(path)
     # What is told of a unit also hangs on who tells it and on what the contracts say of all.
     teller = hashlib.sha256(b"".join(module_file(m).read_bytes() for m in _TELLERS)).hexdigest()
     digests = {name: f"{closure_digest(name)} {teller}" for name in names}
-    stale = [name for name in names if cache.get(name, {}).get("digest") != digests[name]]
+    stale = [name for name in names if name not in cache or cache[name]["digest"] != digests[name]]
     if stale:
         for name, records in _describe_in_child(stale).items():
             cache[name] = {"digest": digests[name], "units": records}
@@ -232,12 +229,33 @@ def _describe_all(names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
     return {name: cache[name]["units"] for name in names}
 
 
+def _described(path: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier command kept, as far as it is whole: the rest is described again."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {name: entry for name, entry in found.items() if _whole(entry)}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _whole(entry: Any) -> bool:
+    try:
+        for record in entry["units"]:
+            _info(record)
+        return isinstance(entry["digest"], str)
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
 def _keep(path: Path, cache: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(cache), "utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(cache), "utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from bench import pause
 from bench.records import BenchError, cell_from, training_from
 
 _EVERY = 0.25  # seconds between two progress events
@@ -53,6 +54,11 @@ def main() -> int:
             speaker.say(event="end", problems=work(job, place, speaker.progress))
         except BenchError as error:
             speaker.say(event="fatal", reason=str(error))
+        except OSError as error:
+            speaker.say(event="fatal", reason=f"{error.filename or 'a file'}: {error.strerror or error}")
+        except pause.PausedError:
+            speaker.say(event="paused")
+            return 0
         except KeyboardInterrupt:
             return 130
     return 0
@@ -60,7 +66,11 @@ def main() -> int:
 
 def _listen(jobs: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
-        jobs.put(json.loads(line))
+        message = json.loads(line)
+        if "pause" in message:
+            pause.ask()  # the job at hand saves at its next step
+        else:
+            jobs.put(message)
     os._exit(1)  # the parent died: what was saved stays, nobody waits for the rest
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import artifacts, tensors
+from bench import artifacts, pause, tensors
 from bench.contracts import Cache, Model, Run, Tap
 from bench.draws import seed_of
 from bench.records import BenchError
@@ -85,22 +85,22 @@ class Session(Run):
         if header.get("stamp") != self.stamp:
             raise BenchError(
                 f"{self.checkpoint_file}: belongs to another run (its settings or label split differ); "
-                "delete its folder to start again"
+                "delete it to start again"
             )
         try:
             tensors.unpack(state, tensors.read(self.checkpoint_file), header["state"])
             facts = json.loads(header["facts"])
+            self.images_seen, self.seconds_before = int(facts["images_seen"]), float(facts["seconds"])
+            self.curves = list(facts["curves"])
+            return int(facts["done"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
+            line = (str(error).splitlines() or [type(error).__name__])[0]
             raise BenchError(
                 f"{self.checkpoint_file}: does not fit ({line}); delete it to start again"
             ) from error
-        self.images_seen, self.seconds_before = facts["images_seen"], facts["seconds"]
-        self.curves = facts["curves"]
-        return int(facts["done"])
 
     def checkpoint(self, done: int, state: Mapping[str, Any], *, force: bool = False) -> None:
-        if not force and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
+        if not force and not pause.asked() and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
             return
         packed, text = tensors.pack(state)
         facts = {
@@ -112,6 +112,7 @@ class Session(Run):
         header = {"stamp": self.stamp, "state": text, "facts": json.dumps(facts)}
         tensors.save(self.checkpoint_file, packed, header)
         self.saved = time.monotonic()
+        pause.check()
 
     def finish(self) -> None:
         """Write what is kept and drop what is not needed any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ _TOP = {
     "set": "values for some combinations",
     "table": "tables",
     "figure": "figures",
+    "slurm": "what its jobs ask a cluster for",
 }
 _DATA = {f.name for f in fields(Data)}
 _TARGET = {f.name for f in fields(Aim)}
@@ -57,6 +58,7 @@ class Suite:
     varies: tuple[Mapping[str, Any], ...] = ()
     tables: tuple[Mapping[str, Any], ...] = ()
     figures: tuple[Mapping[str, Any], ...] = ()
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
 def builtin() -> dict[str, Path]:
@@ -126,6 +128,7 @@ def parse(raw: Mapping[str, Any], path: Path) -> Suite:
         varies=varies,
         tables=tuple(_list_of_tables(raw.get("table", []), f"{path}: table")),
         figures=tuple(_list_of_tables(raw.get("figure", []), f"{path}: figure")),
+        slurm=_table(raw.get("slurm", {}), f"{path}: slurm"),
     )
 
 
@@ -139,6 +142,12 @@ def _keys(table: Mapping[str, Any], known: Any, where: str) -> None:
     for key in table:
         if key not in known:
             raise BenchError(f"{where}: unknown key {key!r}{suggest(key, known)}")
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BenchError(f"{where} must be a table, as [slurm], not {value!r}")
+    return value
 
 
 def _list_of_tables(value: Any, where: str) -> list[Mapping[str, Any]]:

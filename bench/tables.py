@@ -7,7 +7,6 @@ appears, and nothing is ever chosen on test data unless a block asks for an ``or
 from __future__ import annotations
 
 import csv as csv_module
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from bench import squares
+from bench.artifacts import write_text
 from bench.blocks import SELECTION_KEYS, checked, query, texts
 from bench.columns import codes, combine, latest, ran, varying
 from bench.printed import published_lines
-from bench.records import COLUMNS, BenchError
+from bench.records import COLUMNS, STATUSES, BenchError
 from bench.registry import suggest
 from bench.render import Table, csv, latex, markdown, terminal
 from bench.selection import Selection, select
@@ -60,12 +60,20 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def read(path: Path) -> pd.DataFrame:
     """A result table from its CSV, every column as text: what a number is, the reader of the column knows."""
-    with path.open(encoding="utf-8", newline="") as file:
-        head = next(csv_module.reader(file), [])
-    missing = [c for c in COLUMNS if c not in head]
-    if missing:
-        raise BenchError(f"{path}: column {missing[0]!r} is missing: not a result table, or an older one")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            head = next(csv_module.reader(file), [])
+        missing = [c for c in COLUMNS if c not in head]
+        if missing:
+            raise BenchError(f"{path}: column {missing[0]!r} is missing: not a result table, or an older one")
+        found = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, csv_module.Error) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise BenchError(f"{path}: cannot be read ({line}); write it anew with: bench run") from error
+    wrong = ~found["status"].isin(STATUSES) | found.isna().any(axis=1)
+    if wrong.any():
+        raise BenchError(f"{path}: row {int(wrong.argmax()) + 1} is damaged; write it anew with: bench run")
+    return found
 
 
 # ---- tables of a suite -----------------------------------------------------------------------------
@@ -114,10 +122,7 @@ def write_markdown(path: Path, suite: Suite, tables: Sequence[Table]) -> None:
     """All tables of a suite as one Markdown file, whole or not at all."""
     head = [f"# {suite.name}", "", suite.about, ""] if suite.about else [f"# {suite.name}", ""]
     body = "\n".join(f"## {t.name}\n\n{markdown(t)}" for t in tables)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text("\n".join(head) + "\n" + body, "utf-8")
-    temporary.replace(path)
+    write_text(path, "\n".join(head) + "\n" + body)
 
 
 # ---- one block -----------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def load_model(path: Path, model: nn.Module) -> None:
     ]
     if problems:
         raise BenchError(
-            f"{path}: weights of another model: {'; '.join(problems[:3])}; delete the folder to make it again"
+            f"{path}: weights of another model: {'; '.join(problems[:3])}; delete it and it is made again"
         )
     model.load_state_dict(tensors)
 

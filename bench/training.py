@@ -120,7 +120,7 @@ def descend(
         if begin_epoch and first == 0:
             begin_epoch(epoch)
         for batch in batches(epoch, first):
-            torch.manual_seed(seed_of(run.seed, _STEP, done))
+            _seed(run.device, seed_of(run.seed, _STEP, done))
             losses = update(done, batch)
             done += 1
             if done % LOG_EVERY == 0 or done == total:
@@ -134,6 +134,14 @@ def descend(
             run.checkpoint(done, state, force=ended)
             if ended:
                 break
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed torch's global generators; on a CPU only its own: asking for all formats a stack trace each time."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _report(run: Run, done: int, losses: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import artifacts, registry, tensors
+from bench import artifacts, pause, registry, tensors
 from bench.cache import FileCache
 from bench.contracts import (
     Backbone,
@@ -64,21 +64,38 @@ def device() -> torch.device:
     """``BENCH_DEVICE``, else the GPU where there is one."""
     name = os.environ.get("BENCH_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        found = torch.device(name)
     except RuntimeError as error:
         raise BenchError(f'BENCH_DEVICE: {name!r} is no device; write "cpu", "cuda" or "cuda:1"') from error
+    if found.type not in {"cpu", "cuda"}:
+        raise BenchError(f'BENCH_DEVICE: {name!r} is not supported; write "cpu", "cuda" or "cuda:1"')
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise BenchError(
+            f'BENCH_DEVICE: {name!r} is not there ({count} GPUs are); write "cpu" or another one'
+        )
+    return found
 
 
 def work(job: Job, place: Place, progress: Progress) -> list[str]:
     """Do what a job still lacks. Returns the reasons of what failed, a line each."""
+    device()  # one that is not there concerns everything
     torch.set_num_threads(job.training.threads)
     if torch.are_deterministic_algorithms_enabled() is False:
         torch.use_deterministic_algorithms(True, warn_only=True)
     files = artifacts.folder(place.runs, job.training)
-    with artifacts.lock(files.path):
-        status = artifacts.read_json(files.status) or {}
-        if status.get("status") != "ok":
-            status = _attempt_training(job.training, files, place, progress)
+
+    def waiting() -> None:
+        progress("wait", 0, 1)  # another process is at it: a sign of life
+        pause.check()
+
+    with artifacts.lock(files.path, waiting):
+        pause.check()
+        try:
+            status = artifacts.read_json(files.status) or {}
+        except BenchError as error:  # one training's file: the others go on
+            return [str(error)]
+        if status.get("status") != "ok" or not files.model.exists():
+            status = _attempt_training(job.training, status, files, place, progress)
         if status["status"] != "ok":
             return [f"{files.path.name}: {status['reason']}"]
         done = artifacts.outcomes(place.runs, job.training)
@@ -126,9 +143,8 @@ def _check_needs(method: Method, backbone: Backbone) -> None:
 
 
 def _attempt_training(
-    training: Training, files: artifacts.Folder, place: Place, progress: Progress
+    training: Training, before: dict[str, Any], files: artifacts.Folder, place: Place, progress: Progress
 ) -> dict[str, Any]:
-    before = artifacts.read_json(files.status) or {}
     facts = {"attempt": int(before.get("attempt", 0)) + 1, **_machine()}
     artifacts.write_json(
         files.spec,
@@ -201,10 +217,11 @@ def _evaluate_all(
     problems = []
     taps = _LazyTaps(cells)
     for cell in cells:
+        pause.check()
+        progress(cell.protocol.name, 0, 1)
         name = artifacts.cell_name(cell)
         facts = {"cell": plain(cell), "code": artifacts.cell_code(cell), **_machine()}
-        earlier = artifacts.read_json(files.failed(name)) or {}
-        facts["attempt"] = int(earlier.get("attempt", 0)) + 1
+        facts["attempt"] = _attempts(files.failed(name)) + 1
         started = time.monotonic()
         evaluation = functools.partial(_evaluate, cell, files, place, taps, progress)
         outcome = _guarded(evaluation, files.log)
@@ -216,6 +233,14 @@ def _evaluate_all(
             artifacts.write_json(files.failed(name), facts)
             problems.append(f"{files.path.name}/{name}: {outcome['reason']}")
     return problems
+
+
+def _attempts(path: Path) -> int:
+    """How often a cell was tried; a damaged record of a failure is worth no more than none."""
+    try:
+        return int((artifacts.read_json(path) or {}).get("attempt", 0))
+    except (BenchError, TypeError, ValueError):
+        return 0
 
 
 class _LazyTaps:
@@ -242,7 +267,7 @@ def _evaluate(
     training = cell.training
     method, evaluation = _method(training), registry.load("protocol", cell.protocol)
     target, info = _target(cell.aim, place.data, device())
-    shape = DataShape(**artifacts.read_json(files.status)["shape"])
+    shape, weights = _made(files)
     rows: list[dict[str, Any]] = []
     for step, path in _models(cell, files):
         session = Session(
@@ -256,11 +281,12 @@ def _evaluate(
         )
         model = _build(method, _backbone(training), shape, session)
         tensors.load_model(path, model)
+        found = artifacts.file_digest(path)
+        if step is None and found != weights:
+            raise BenchError(f"{path}: not the weights that were trained; delete it and it is made again")
         model = _variant(model, cell.variant).eval()
         _check_model(evaluation, model, cell)
-        session.weights_digest = digest(
-            [artifacts.training_id(training), cell.variant, artifacts.file_digest(path)], 32
-        )
+        session.weights_digest = digest([artifacts.training_id(training), cell.variant, found], 32)
         session.taps = taps(cell, model)
         for measured in evaluation.evaluate(model, target, session):
             if isinstance(measured, Picture):
@@ -269,6 +295,15 @@ def _evaluate(
                 rows.append(_row(measured, step))
         session.finish()
     return {"rows": rows, "target": info}
+
+
+def _made(files: artifacts.Folder) -> tuple[DataShape, str]:
+    """What the record of a training says of its model: for which shape of data, with what digest."""
+    status = artifacts.read_json(files.status) or {}
+    try:
+        return DataShape(**status["shape"]), str(status["weights"])
+    except (KeyError, TypeError) as error:
+        raise BenchError(f"{files.status}: damaged ({error}); delete it and it is made again") from error
 
 
 def _models(cell: Cell, files: artifacts.Folder) -> Iterator[tuple[int | None, Path]]:
@@ -326,7 +361,7 @@ def _guarded(action: Callable[[], dict[str, Any]], log: Path) -> dict[str, Any]:
             "reason": f"out of memory: {str(error).splitlines()[0] if str(error) else ''}",
         }
     except Exception as error:  # noqa: BLE001 - a unit may raise anything, and must cost only its own cells
-        with log.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc() + "\n")
         frame = traceback.extract_tb(error.__traceback__)[-1]
         first = (str(error).splitlines() or [""])[0]

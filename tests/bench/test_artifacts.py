@@ -187,16 +187,16 @@ def test_a_place_that_cannot_be_written_is_told_with_the_remedy(tmp_path, place)
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", 1)
+    write_json(tmp_path / "a.json", {"v": 1})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BenchError, match=r"a\.json: cannot be written: No space left on device"):
-        write_json(tmp_path / "a.json", 2)
+        write_json(tmp_path / "a.json", {"v": 2})
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert read_json(tmp_path / "a.json") == 1
+    assert read_json(tmp_path / "a.json") == {"v": 1}
 
 
 def test_reading_what_is_missing_or_damaged(tmp_path):
@@ -276,6 +276,8 @@ def test_what_is_done_is_what_lies_there_whole(home):
     (files.path / "cells" / f".{cell_name(KNN)}.json.77").write_text("half of")
     assert not Done(home)(KNN)
     write_json(files.cell(cell_name(KNN)), {"status": "ok"})
+    assert not Done(home)(KNN)  # the record of its training is lost, and made again
+    write_json(files.status, {"status": "ok"})
     assert Done(home)(KNN)
     assert not Done(home)(replace(KNN, variant="other"))
 

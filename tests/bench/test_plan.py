@@ -206,6 +206,12 @@ def test_axes_that_a_method_does_not_depend_on_collapse(planned):
     assert by_name["mean_color"].seed == 0
 
 
+def test_every_seed_may_have_labels_of_its_own(planned):
+    data = 'dataset = "dots"\nlabels = 3\nlabel_split = "seed"'
+    found = planned("[methods]\nnamer = {}", "seeds = [4, 7]", data)
+    assert [(p.cell.training.seed, p.cell.training.data.label_split) for p in found] == [(4, 4), (7, 7)]
+
+
 def test_what_cannot_be_measured_is_planned_as_skipped_with_its_reason(planned):
     found = planned(
         "[methods]\nwalker = {}\nnamer = {}",

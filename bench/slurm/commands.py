@@ -1,0 +1,221 @@
+"""The commands for SLURM. What they need is loaded when they are called: ``bench --help`` stays fast."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.records import BenchError
+from bench.reporting import (
+    data_option,
+    exit_code,
+    load,
+    places,
+    report,
+    results_option,
+    runs_option,
+    tell,
+    write_rows,
+)
+
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="This machine's own [slurm] keys; they win.  "
+    "[default: BENCH_SLURM, else ~/.config/representation-bench/slurm.toml]",
+)
+_wait = click.option("--wait", is_flag=True, help="Stay until all is done, and submit again what died.")
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
+@_wait
+@_config
+@runs_option
+@results_option
+@data_option
+def submit(
+    suite: str, dry_run: bool, wait: bool, config: Path | None, runs: Path, results: Path, data: Path
+) -> int:
+    """Submit what is left of SUITE to SLURM. Again: retries what died, leaves alone what runs."""
+    return _submit(suite, (runs, results, data), config, dry_run=dry_run, wait=wait, again=False)
+
+
+@click.command()
+@click.argument("suite")
+@_wait
+@_config
+@runs_option
+@results_option
+@data_option
+def retry(suite: str, wait: bool, config: Path | None, runs: Path, results: Path, data: Path) -> int:
+    """Submit SUITE with what was given up: errors that a method or protocol raised, too many deaths."""
+    return _submit(suite, (runs, results, data), config, dry_run=False, wait=wait, again=True)
+
+
+def _submit(
+    suite: str,
+    folders: tuple[Path, Path, Path],
+    config: Path | None,
+    *,
+    dry_run: bool,
+    wait: bool,
+    again: bool,
+) -> int:
+    from bench.slurm import follow, resources, submission
+
+    loaded, planned = load(suite)
+    rules, where = resources.rules(loaded, config), places(*folders)
+    if dry_run:
+        click.echo("\n".join(_dry(loaded, planned, rules, where)))
+        return 0
+    if not wait:
+        _told(loaded, submission.submit(planned, rules, where, again=again), suite)
+        return 0
+    watched = follow.Watched(planned, rules, where)
+    try:
+        follow.follow(watched, lambda sent: _told(loaded, sent, suite), again=again)
+    finally:
+        rows, damage = write_rows(loaded, planned, where)
+    report(loaded, rows, where.results)
+    return tell(damage) or exit_code(rows)
+
+
+def _told(loaded: Any, sent: Any, suite: str) -> None:
+    """What one round found and did, a line each, to the standard error."""
+    for _, reason in sent.swept.dead:
+        click.echo(f"died: {reason}", err=True)
+    for name, reason in sent.draft.given_up:
+        click.echo(f"given up: {name}: {reason} (bench retry {suite})", err=True)
+    draft = sent.draft
+    parts = [f"{draft.done} of {draft.total} cells are done"]
+    if draft.owned:
+        parts.append(f"{draft.owned} are left to live jobs")
+    if sent.submission:
+        jobs = f"{draft.jobs} job{'s' if draft.jobs != 1 else ''} in {len(draft.arrays)} submissions"
+        parts.append(f"submitted {draft.cells} as {jobs} ({sent.submission.folder.name})")
+    elif not draft.owned:
+        parts.append("nothing to submit")
+    click.echo(f"{loaded.name}: " + ", ".join(parts), err=True)
+
+
+def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterator[str]:
+    from bench.slurm import cluster, ledger, packs, submission
+
+    live = [view for view in ledger.views(where.runs) if not view.dead]
+    limits = cluster.limits()
+    draft = submission.draft(planned, rules, where, live, limits.max_array)
+    yield f"{'array':>5} {'jobs':>6} {'tasks':>6} {'cells':>6} {'hours':>7}  each job asks for"
+    total = 0.0
+    for number, array in enumerate(draft.arrays):
+        works = list(array.works)
+        hours = sum(packs.wall_seconds(pack) for pack in array.packs) / 3600
+        total += hours
+        after = f"; each after its like in array {array.follows}" if array.follows is not None else ""
+        after += "; after jobs that make the same models" if array.after else ""
+        cells = sum(len(work.task.cells) for work in works)
+        asks = submission.asked(array.resources)
+        yield f"{number:5} {len(array.packs):6} {len(works):6} {cells:6} {hours:7.2f}  {asks}{after}"
+    source = f"from {draft.measured} finished trainings" if draft.measured else "a guess: nothing is measured"
+    yield f"{loaded.name}: {draft.cells} cells in {draft.jobs} jobs, about {total:.2f} job hours ({source})"
+    yield f"{draft.done} of {draft.total} cells are done, {draft.owned} are left to live jobs"
+    for name, reason in draft.given_up:
+        yield f"given up: {name}: {reason}"
+
+
+# ---- status --------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--cells", is_flag=True, help="A line a cell, with its id for `bench why` and `bench logs`.")
+@click.option("--watch", is_flag=True, help="Again every few seconds, until nothing runs.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON table, for programs.")
+@runs_option
+def status(suite: str, cells: bool, watch: bool, as_json: bool, runs: Path) -> int:
+    """How far SUITE is: done, running, queued, dead, failed with reasons, skipped, pending."""
+    from bench.slurm import standing
+
+    loaded, planned = load(suite)
+    while True:
+        found = standing.standing(loaded, planned, runs)
+        if as_json:
+            click.echo(json.dumps({**vars(found), "counts": found.counts}))
+        else:
+            click.echo("\n".join(standing.lines(found, every=cells)))
+        if not watch or not {"running", "queued"} & set(found.counts):
+            return tell(found.damage)
+        time.sleep(5)
+        if not as_json:
+            click.echo()
+
+
+@click.command()
+@click.argument("cell")
+@click.option("--lines", default=40, show_default=True, help="How many of each file's last lines.")
+@runs_option
+def logs(cell: str, lines: int, runs: Path) -> int:
+    """The log of CELL's training (an id out of `bench status --cells`), and what its job printed."""
+    found = list(_logs(cell.partition("/")[0], runs))
+    if not found:
+        raise BenchError(f"{runs}: nothing was logged for {cell!r}; see bench status SUITE --cells for ids")
+    for path in found:
+        click.echo(f"== {path}")
+        click.echo("\n".join(path.read_text("utf-8", "replace").splitlines()[-lines:]))
+    return 0
+
+
+def _logs(training: str, runs: Path) -> Iterator[Path]:
+    from bench import artifacts
+    from bench.slurm import ledger
+
+    if artifacts.slug(training.replace("-", "_")) == "unnamed" or "/" in training or training.startswith("."):
+        return
+    candidates = [runs / training / "log"]
+    for submission in ledger.submissions(runs, closed=True)[::-1]:
+        for index, owns in enumerate(submission.manifest["packs"]):
+            job = submission.jobs.get(str(index))
+            if training in owns and job:
+                folder = submission.folder / "submitit"
+                candidates += [folder / f"{job}_0_log.out", folder / f"{job}_0_log.err"]
+    yield from (path for path in candidates if path.is_file() and path.stat().st_size)
+
+
+@click.command()
+@click.argument("suite")
+@runs_option
+def cancel(suite: str, runs: Path) -> int:
+    """Cancel the jobs that were submitted for SUITE; their workers save what they have."""
+    from bench import artifacts
+    from bench import suite as suites
+    from bench.slurm import cluster, ledger
+
+    loaded = suites.load(suite)
+    with artifacts.lock(ledger.home(runs)):
+        views = [v for v in ledger.views(runs, ask=False) if v.submission.suite == loaded.name]
+        for view in views:
+            ledger.close(view.submission, view.index, "canceled", f"bench cancel {loaded.name}")
+        cluster.cancel([view.job for view in views if view.job])
+    click.echo(f"{loaded.name}: canceled {len(views)} jobs; bench submit {suite} goes on")
+    return 0
+
+
+@click.command()
+@runs_option
+@data_option
+def doctor(runs: Path, data: Path) -> int:
+    """What a run on SLURM needs, and what of it is missing here."""
+    from bench.slurm import doctor as examiner
+
+    findings = examiner.examine(runs, data)
+    click.echo("\n".join(examiner.lines(findings)))
+    return 0
+
+
+COMMANDS = (submit, status, logs, cancel, retry, doctor)

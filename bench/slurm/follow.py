@@ -1,0 +1,152 @@
+"""Waits for a suite on SLURM: looks at exit files, asks SLURM now and then, submits again what died."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import artifacts, plan
+from bench.launch import Places
+from bench.plan import Planned
+from bench.records import BenchError
+from bench.slurm import cluster, ledger
+from bench.slurm.resources import Rules
+from bench.slurm.submission import Sent, submit
+
+LOOK = 1.0  # seconds between two looks at the exit files
+ASK = 10.0  # seconds between two questions to SLURM
+PATIENCE = 900.0  # seconds for which SLURM may be out of reach
+_ROUNDS = 3  # submissions in a row of which no job began: something is wrong here, not there
+
+Tell = Callable[[Sent], None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A suite that is waited for."""
+
+    planned: Sequence[Planned]
+    rules: Rules
+    places: Places
+
+
+def follow(watched: Watched, tell: Tell, *, again: bool = False) -> None:
+    """Submit, wait, and submit again until nothing is left that could come out.
+
+    :raises BenchError: jobs were canceled, stopped by something that concerns all, or none begins at all.
+    """
+    unborn = 0
+    with _display(watched) as show:
+        while True:
+            sent = _patiently(watched, again=again)
+            again = False  # what fails once more is given up again
+            tell(sent)
+            unborn = 0 if any(v.beat for v, _ in sent.swept.dead) or not sent.swept.dead else unborn + 1
+            if unborn >= _ROUNDS:
+                raise BenchError(f"no job began: {sent.swept.dead[0][1]}; see bench logs and bench doctor")
+            packs = _ours(watched)
+            if not packs:
+                return
+            _until_over(packs, watched, show)
+
+
+def _patiently(watched: Watched, *, again: bool) -> Sent:
+    """Once more while SLURM is out of reach: a controller may be restarted under us."""
+    since = time.monotonic()
+    while True:
+        try:
+            return submit(watched.planned, watched.rules, watched.places, again=again)
+        except cluster.SlurmError:
+            if time.monotonic() - since > PATIENCE:
+                raise
+            time.sleep(5 * LOOK)
+
+
+def _ours(watched: Watched) -> list[ledger.View]:
+    """Open packs that will bring cells of this suite, whoever submitted them."""
+    names = {artifacts.training_id(one.cell.training) for one in watched.planned}
+    done = artifacts.Done(watched.places.runs)
+    left = {
+        (artifacts.training_id(p.cell.training), artifacts.cell_name(p.cell))
+        for p in plan.remaining(watched.planned, done)
+    }
+    return [
+        view
+        for view in ledger.views(watched.places.runs, ask=False)
+        if not names.isdisjoint(view.owns)
+        and any((training, name) in left for training, cells in view.owns.items() for name in cells)
+    ]
+
+
+def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Callable[[int, int], None]) -> None:
+    """Return when all of them are over, or one ended such that something is to be submitted again."""
+    asked = time.monotonic()
+    waiting = list(packs)
+    while waiting:
+        time.sleep(LOOK)
+        over = [v for v in waiting if v.submission.file("exits", v.index).exists()]
+        waiting = [v for v in waiting if v not in over]
+        show(len(packs) - len(waiting), len(packs))
+        if any(_ended_badly(view) for view in over):
+            return
+        if time.monotonic() - asked > ASK:
+            asked = time.monotonic()
+            if any(view.dead for view in ledger.views(watched.places.runs)):
+                return
+
+
+def _ended_badly(view: ledger.View) -> bool:
+    facts: dict[str, Any] = artifacts.read_json(view.submission.file("exits", view.index)) or {}
+    if facts.get("outcome") in {"fatal", "canceled"}:
+        raise BenchError(f"{view.submission.suite}: {facts['outcome']}: {facts['reason']}")
+    return facts.get("outcome") != "done" or bool(facts.get("problems"))
+
+
+# ---- what a person sees --------------------------------------------------------------------------
+
+
+def _display(watched: Watched) -> Any:
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Lines:
+    """No terminal: a line when more jobs are over, at most every ten seconds."""
+
+    def __init__(self) -> None:
+        self.last, self.told = 0.0, (0, 0)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self.show
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, over: int, total: int) -> None:
+        now = time.monotonic()
+        if (over, total) != self.told and (over == total or now - self.last > 10):
+            self.last, self.told = now, (over, total)
+            sys.stderr.write(f"[{over}/{total}] jobs over\n")
+            sys.stderr.flush()
+
+
+class _Bar:
+    """A bar over the jobs of the round at hand."""
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("jobs over"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        self.bars = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+        self.row = self.bars.add_task("jobs", total=1)
+        self.bars.start()
+        return self.show
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def show(self, over: int, total: int) -> None:
+        self.bars.update(self.row, completed=over, total=total)
