@@ -4,7 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from bench import plan, suite
+import pytest
+
+from bench import plan, suite, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,3 +28,30 @@ def test_the_example_suite_is_planned():
 def test_every_built_in_suite_is_planned():
     for name in suite.builtin():
         assert plan.cells(suite.load(name))
+
+
+def rows(markdown):
+    """The lines of a Markdown text that are a table's."""
+    return [line for line in markdown.splitlines() if line.startswith("|")]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("pretext_embedded", ["probe", "few_labels", "few_labels_batch_norm"]),
+        ("mixed_batches", ["batch_norm"]),
+    ],
+)
+def test_its_tables_are_those_of_the_committed_rows(name, shown):
+    loaded = suite.load(name)
+    made = tables.of_suite(loaded, tables.read(ROOT / "results" / f"{name}.csv"))
+    text = {table.name: tables.markdown(table) for table in made}
+    for table in shown:
+        assert "\n".join(rows(text[table])) in README
+    committed = (ROOT / "results" / f"{name}.md").read_text("utf-8")
+    assert all(one in committed for one in text.values())
+
+
+def test_the_files_that_it_shows_are_there():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
