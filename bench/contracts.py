@@ -395,6 +395,7 @@ class Method(abc.ABC):
     # What the model depends on; the plan collapses the other axes: "backbone", "budget", "data", "seed".
     depends_on: ClassVar[tuple[str, ...]] = ("backbone", "budget", "data", "seed")
     variants: ClassVar[tuple[str, ...]] = ()  # names of Model.variants
+    distributed: ClassVar[bool] = False  # several processes may train it together; else the plan says one
 
     @abc.abstractmethod
     def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:

@@ -279,6 +279,6 @@ def executor(jobs: int | None, todo: Sequence[Task]) -> Executor:
         return InProcess()
     if jobs is not None and jobs < 0:
         raise BenchError(f"--jobs must be 0 (this process) or a number of processes, not {jobs}")
-    threads = max((task.training.threads for task in todo), default=1)
+    threads = max((task.training.threads * task.training.processes for task in todo), default=1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return LocalProcesses(jobs or max(1, cores // threads))

@@ -14,7 +14,7 @@ from bench.suite import Suite, check_scalars
 
 _NO_BACKBONE = Unit("none")
 _PARTS = ("method", "backbone", "data", "target", "protocol")
-_SCALARS = ("budget", "precision", "threads", "snapshots", "seed")
+_SCALARS = ("budget", "precision", "threads", "snapshots", "seed", "processes", "sync_batch_norm")
 _WORDS = {"labels": "all", "unlabeled": "all", "validation": "auto"}  # what may stand there beside a number
 
 
@@ -89,12 +89,7 @@ def _assign(choice: dict[str, Any], path: str, value: Any, where: str) -> None:
 
 
 def _expand(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    scalars = [
-        ("budget", grid["budget"]),
-        ("precision", grid["precision"]),
-        ("threads", grid["threads"]),
-        ("snapshots", grid["snapshots"]),
-    ]
+    scalars = [(key, grid[key]) for key in _SCALARS if key != "seed"]
     backbones = [b for one in grid["backbone"] for b in _axes("backbone", one)] or [{"name": "none"}]
     data = list(_data_axes(grid["data"]))
     targets = list(_data_axes(grid["target"]))
@@ -269,6 +264,8 @@ def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
         choice["precision"],
         choice["threads"],
         choice["snapshots"],
+        processes=choice["processes"],
+        sync_batch_norm=choice["sync_batch_norm"],
     )
     if backbone == _NO_BACKBONE and "backbone" in method.traits["depends_on"]:
         raise BenchError(f"{resolve.where}: {method.name} needs a backbone: write backbone = ...")
@@ -301,6 +298,8 @@ def _collapse(training: Training, method: Info) -> Training:
         changes |= {"budget": 0, "snapshots": 1}
     if "seed" not in depends:
         changes["seed"] = 0
+    if training.processes == 1 or not method.traits["distributed"]:
+        changes |= {"processes": 1, "sync_batch_norm": False}
     return dataclasses.replace(training, **changes)
 
 

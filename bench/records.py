@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 # Raised by hand when the harness core changes a number that a unit's own files do not explain.
 NUMERICS = 1
 
+_LATER = "later"  # metadata of a field that came after ids were given: see later()
+
 Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
 
 STATUSES = ("ok", "failed", "oom", "timeout", "killed", "skipped", "pending")
@@ -69,6 +71,11 @@ EQUAL_COLUMNS = ("value", "status", "metric", "layer", "step")
 
 class BenchError(Exception):
     """Bad input, told in one line: where it stands, what it is, what to write instead. Exit code 2."""
+
+
+def later(default: Any) -> Any:
+    """A field that records did not always have: left out where it has its default, so that ids stay."""
+    return field(default=default, metadata={_LATER: True})
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,8 @@ class Training:
     threads: int = 1
     snapshots: int = 1  # how many models are kept, evenly over the training; the last is always one
     init: Training | None = None  # start from the encoder of this one
+    processes: int = later(1)  # that share every batch: local batch norm, and the order of sums, depend on it
+    sync_batch_norm: bool = later(False)  # statistics over the batches of all processes; needs GPUs
 
 
 @dataclass(frozen=True)
@@ -180,10 +189,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, Unit):
         return {"name": value.name, "settings": {k: plain(v) for k, v in value.settings}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _told(f, value)}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
+
+
+def _told(spec: dataclasses.Field[Any], record: Any) -> bool:
+    return spec.compare and not (spec.metadata.get(_LATER) and getattr(record, spec.name) == spec.default)
 
 
 def digest(value: Any, length: int = 10) -> str:

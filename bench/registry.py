@@ -285,6 +285,7 @@ def describe(module: str) -> list[dict[str, Any]]:
 _TRAITS = (
     "sees_labels",
     "depends_on",
+    "distributed",
     "variants",
     "classes",
     "color",

@@ -1,6 +1,9 @@
 """A worker process: reads jobs from standard input, a JSON line each, and answers with events.
 
 Started by :mod:`bench.launch`. When the input ends, its parent is gone, and it stops at once.
+
+With ``--slurm`` it is a task of ``srun``, which hands the input to all tasks of the step: rank 0 works, the
+others train with it where a training asks for as many processes as there are tasks, and are silent.
 """
 
 from __future__ import annotations
@@ -39,18 +42,23 @@ class _Speaker:
 
 def main() -> int:
     """Serve until told to stop."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    rank = _rank() if "--slurm" in sys.argv else 0
+    out = Path(os.devnull).open("w") if rank else os.fdopen(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115
     os.dup2(2, 1)
     speaker = _Speaker(out)
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
 
-    from bench.worker import Job, Place, work
+    from bench.distributed import from_slurm
+    from bench.worker import Job, Place, follow, work
 
     while "stop" not in (message := jobs.get()):
         place = Place(*(Path(message["place"][k]) for k in ("runs", "data", "cache")))
         job = Job(training_from(message["training"]), tuple(cell_from(c) for c in message["cells"]))
         try:
+            if rank:
+                follow(job.training, place, from_slurm(), lambda: not jobs.empty())
+                continue
             speaker.say(event="end", problems=work(job, place, speaker.progress))
         except BenchError as error:
             speaker.say(event="fatal", reason=str(error))
@@ -62,6 +70,18 @@ def main() -> int:
         except KeyboardInterrupt:
             return 130
     return 0
+
+
+def _rank() -> int:
+    """Which task of srun's step this is; it takes the GPU of its number."""
+    from bench import ranks
+    from bench.distributed import from_slurm
+
+    seat = from_slurm()
+    os.environ["LOCAL_RANK"] = str(seat.local)
+    if not seat.world.rank:
+        ranks.assign(seat)
+    return seat.world.rank
 
 
 def _listen(jobs: queue.Queue[dict[str, Any]]) -> None:

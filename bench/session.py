@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import artifacts, pause, tensors
+from bench import artifacts, distributed, pause, tensors
 from bench.contracts import Cache, Model, Run, Tap
 from bench.draws import seed_of
 from bench.records import BenchError
 
+_RETRIES = 60  # times, a second each: a checkpoint on a shared disk is seen late by other machines
 CHECKPOINT_SECONDS = 300.0  # a long epoch is saved in between: at most this much work is lost
 
 Report = Callable[[int, int], None]  # steps done, of how many
@@ -70,6 +71,11 @@ class Session(Run):
     # ---- state ----
 
     @property
+    def leads(self) -> bool:
+        """Files are written by one process of a training: rank 0."""
+        return distributed.current().leads
+
+    @property
     def checkpoint_file(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
@@ -79,6 +85,20 @@ class Session(Run):
         return self.seconds_before + time.monotonic() - self.started
 
     def resume(self, state: Mapping[str, Any]) -> int:
+        """See :meth:`bench.contracts.Run.resume`; several processes resume from the same step.
+
+        :raises BenchError: the checkpoint is damaged, another run's, or not the one that rank 0 reads.
+        """
+        done = self._restore(state)
+        for _ in range(_RETRIES):
+            first, *others = distributed.everyones(done)
+            if all(other == first for other in others):
+                return done
+            time.sleep(1)
+            done = self._restore(state)
+        raise BenchError(f"{self.checkpoint_file}: is not the same for all processes: share the folder")
+
+    def _restore(self, state: Mapping[str, Any]) -> int:
         if not self.checkpoint_file.exists():
             return 0
         header = tensors.read_header(self.checkpoint_file)
@@ -100,7 +120,14 @@ class Session(Run):
             ) from error
 
     def checkpoint(self, done: int, state: Mapping[str, Any], *, force: bool = False) -> None:
-        if not force and not pause.asked() and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
+        stop = distributed.agreed(pause.asked())  # all stop at the same step, whoever was told
+        if stop or force or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            self._save(done, state)
+        if stop:
+            raise pause.PausedError
+
+    def _save(self, done: int, state: Mapping[str, Any]) -> None:
+        if not self.leads:
             return
         packed, text = tensors.pack(state)
         facts = {
@@ -112,7 +139,6 @@ class Session(Run):
         header = {"stamp": self.stamp, "state": text, "facts": json.dumps(facts)}
         tensors.save(self.checkpoint_file, packed, header)
         self.saved = time.monotonic()
-        pause.check()
 
     def finish(self) -> None:
         """Write what is kept and drop what is not needed any more."""
@@ -126,7 +152,7 @@ class Session(Run):
     # ---- what is kept ----
 
     def snapshot(self, done: int, total: int, model: Model) -> None:
-        if self.snapshots > 1 and done in snapshot_steps(total, self.snapshots):
+        if self.leads and self.snapshots > 1 and done in snapshot_steps(total, self.snapshots):
             tensors.save_model(self.folder / "snapshots" / f"{done:09d}.safetensors", model)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -140,9 +166,13 @@ class Session(Run):
         self.images_seen += images
 
     def assignments(self, epoch: int, ids: Tensor) -> None:
+        if not self.leads:
+            return
         tensors.save(self.folder / "assignments" / f"{epoch:06d}.safetensors", {"ids": ids.to(torch.int32)})
 
     def picture(self, name: str, image: Tensor) -> None:
+        if not self.leads:
+            return
         from PIL import Image
 
         pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)

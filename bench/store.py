@@ -61,7 +61,7 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "training": folder,
         "label": one.label,
         "method": training.method.name,
-        "method_settings": settings_text(training.method),
+        "method_settings": _json({**dict(training.method.settings), **_processes(training)}),
         "backbone": _unit_text(training.backbone),
         "variant": cell.variant,
         "train_dataset": training.data.dataset.name,
@@ -86,6 +86,12 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "code_digest": f"{folder[-8:]}:{name[-8:]}",
     }
     return row
+
+
+def _processes(training: Training) -> dict[str, Any]:
+    """How many processes made the model, where that was not one: local batch norm depends on it."""
+    known = ("processes", "sync_batch_norm")
+    return {key: value for key, value in plain(training).items() if key in known}
 
 
 def _json(value: Any) -> str:

@@ -22,9 +22,11 @@ _AXES = {
     "data": "what is trained on",
     "methods": "which methods, with their settings",
     "precision": '"fp32" or "bf16"',
+    "processes": "how many train one model together, each with a part of every batch",
     "protocols": "which protocols, with their settings",
     "seeds": "a number of seeds, or a list",
     "snapshots": "how many models of a training are kept",
+    "sync_batch_norm": "one batch norm over all processes",
     "target": "what is judged on; by default the training's dataset",
     "threads": "CPU threads of one training",
 }
@@ -43,6 +45,7 @@ _DATA = {f.name for f in fields(Data)}
 _TARGET = {f.name for f in fields(Aim)}
 _VARY = {"name", "path", "values", "methods"}
 _DEFAULTS = {"budget": 0, "precision": "fp32", "seeds": 1, "snapshots": 1, "threads": 1}
+_DEFAULTS |= {"processes": 1, "sync_batch_norm": False}
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ def _list_of_tables(value: Any, where: str) -> list[Mapping[str, Any]]:
 
 def _sets(blocks: Any, where: str) -> list[Mapping[str, Any]]:
     known = {"when", "method", "backbone", "data", "target", "protocol", "budget", "snapshots", "precision"}
+    known |= {"processes", "sync_batch_norm"}
     conditions = {"method", "backbone", "dataset", "labels", "protocol", "target", "label_noise", "seed"}
     tables = _list_of_tables(blocks, where)
     for block in tables:
@@ -190,7 +194,7 @@ def _grid(top: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Mappi
     if "dataset" not in merged["data"]:
         raise BenchError(f"{where}: data.dataset is missing: name the dataset to train on")
     merged["seeds"] = _seeds(merged["seeds"], f"{where}: seeds")
-    for key in ("budget", "precision", "snapshots", "threads"):
+    for key in ("budget", "precision", "processes", "snapshots", "sync_batch_norm", "threads"):
         for value in _listed(merged[key]):
             check_scalars({key: value}, where)
     return merged
@@ -198,7 +202,9 @@ def _grid(top: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Mappi
 
 def check_scalars(table: Mapping[str, Any], where: str) -> None:
     """The axes that are one value each; also those that [[set]] and [[vary]] put there."""
-    for key in ("threads", "snapshots"):
+    if not isinstance(table.get("sync_batch_norm", False), bool):
+        raise BenchError(f"{where}: sync_batch_norm must be true or false, not {table['sync_batch_norm']!r}")
+    for key in ("threads", "snapshots", "processes"):
         if key in table and not (_whole(table[key]) and table[key] > 0):
             raise BenchError(f"{where}: {key} must be a positive whole number, not {table[key]!r}")
     if "seed" in table and not _whole(table["seed"]):

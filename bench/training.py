@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from bench import distributed
 from bench.contracts import BenchError, Frame, Images, Model, Run
 from bench.draws import order, seed_of
 
@@ -114,13 +115,17 @@ def descend(
     :param begin_epoch: called before an epoch's first batch; what it changes must be in ``state``.
     :raises DivergedError: a loss that is not finite.
     """
+    rank = distributed.current().rank
+    others = (
+        (rank,) if rank else ()
+    )  # each rank's dropout has masks of its own; rank 0's are a lone process's
     done = run.resume(state)
     while done < total:
         epoch, first = divmod(done, per_epoch)
         if begin_epoch and first == 0:
             begin_epoch(epoch)
         for batch in batches(epoch, first):
-            _seed(run.device, seed_of(run.seed, _STEP, done))
+            _seed(run.device, seed_of(run.seed, _STEP, done, *others))
             losses = update(done, batch)
             done += 1
             if done % LOG_EVERY == 0 or done == total:
@@ -145,7 +150,7 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _report(run: Run, done: int, losses: Mapping[str, Tensor]) -> None:
-    values = {name: float(value.detach()) for name, value in losses.items()}
+    values = {name: float(distributed.averaged(value.detach())) for name, value in losses.items()}
     for name, value in values.items():
         if not math.isfinite(value):
             raise DivergedError(f"{name} is {value} at step {done}: the training diverged (try a smaller lr)")

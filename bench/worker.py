@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import artifacts, pause, registry, tensors
+from bench import artifacts, distributed, pause, ranks, registry, tensors
 from bench.cache import FileCache
 from bench.contracts import (
     Backbone,
@@ -73,15 +73,16 @@ def device() -> torch.device:
         raise BenchError(
             f'BENCH_DEVICE: {name!r} is not there ({count} GPUs are); write "cpu" or another one'
         )
+    local = os.environ.get("LOCAL_RANK", "")
+    if found.type == "cuda" and found.index is None and local.isdigit():
+        return torch.device("cuda", int(local) % torch.cuda.device_count())  # srun may show each task its own
     return found
 
 
 def work(job: Job, place: Place, progress: Progress) -> list[str]:
     """Do what a job still lacks. Returns the reasons of what failed, a line each."""
     device()  # one that is not there concerns everything
-    torch.set_num_threads(job.training.threads)
-    if torch.are_deterministic_algorithms_enabled() is False:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    _settle(job.training)
     files = artifacts.folder(place.runs, job.training)
 
     def waiting() -> None:
@@ -102,6 +103,40 @@ def work(job: Job, place: Place, progress: Progress) -> list[str]:
         return _evaluate_all(
             [c for c in job.cells if artifacts.cell_name(c) not in done], files, place, progress
         )
+
+
+def follow(
+    training: Training, place: Place, seat: distributed.Seat, over: Callable[[], bool] = lambda: False
+) -> bool:
+    """Train with rank 0, which keeps what comes of it; tells it what went wrong.
+
+    :param over: while rank 0 is looked for: whether it has nothing to train.
+    :returns: whether all went well.
+    """
+    if training.processes == 1:
+        return True
+    _settle(training)
+    files = artifacts.folder(place.runs, training)
+    found = ranks.follow(seat, files.path.name, over)
+    if found is None:
+        return True
+    store, join = found
+
+    def train() -> dict[str, Any]:
+        _descend(training, files, place, lambda *_: None, join)
+        return {}
+
+    outcome = _guarded(train, files.log)
+    if outcome["status"] != "ok":
+        distributed.tell(store, seat.world.rank, outcome)
+    return bool(outcome["status"] == "ok")
+
+
+def _settle(training: Training) -> None:
+    """What holds for a whole process."""
+    torch.set_num_threads(training.threads)
+    if torch.are_deterministic_algorithms_enabled() is False:
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 # ---- units and data ------------------------------------------------------------------------------
@@ -139,6 +174,20 @@ def _check_needs(method: Method, backbone: Backbone) -> None:
         )
 
 
+def _check_processes(training: Training, where: torch.device) -> None:
+    count = training.processes
+    if count > 1 and not _method(training).distributed:
+        raise BenchError(f"{training.method.name} trains in one process only: write processes = 1")
+    if training.sync_batch_norm and where.type == "cpu":
+        raise BenchError("sync_batch_norm needs GPUs, and this is a CPU: leave it out, or use a GPU")
+    missing = where.type == "cuda" and where.index is None and torch.cuda.device_count() < count
+    if missing and not ranks.assigned():
+        raise BenchError(
+            f"{count} processes need {count} GPUs, and {torch.cuda.device_count()} are here: ask for more, or "
+            "let them share one (BENCH_DEVICE=cuda:0)"
+        )
+
+
 # ---- training ------------------------------------------------------------------------------------
 
 
@@ -162,6 +211,23 @@ def _attempt_training(
 
 
 def _train(training: Training, files: artifacts.Folder, place: Place, progress: Progress) -> dict[str, Any]:
+    _check_processes(training, device())
+    with ranks.started(training, files.path.name, dataclasses.asdict(place)) as join:
+        model, session, facts = _descend(training, files, place, progress, join)
+    tensors.save_model(files.model, model)
+    session.finish()
+    return {
+        **facts,
+        "train_seconds": round(session.seconds, 3),
+        "images_seen": session.images_seen,
+        "weights": artifacts.file_digest(files.model),
+    }
+
+
+def _descend(
+    training: Training, files: artifacts.Folder, place: Place, progress: Progress, join: ranks.Join
+) -> tuple[Model, Session, dict[str, Any]]:
+    """What every process of a training does: the trained model, its session, and what its data are."""
     where = device()
     method, backbone = _method(training), _backbone(training)
     _check_needs(method, backbone)
@@ -181,16 +247,11 @@ def _train(training: Training, files: artifacts.Folder, place: Place, progress: 
     model = _build(method, backbone, data.shape, session)
     if training.init is not None:
         _start_from(training.init, model, place)
-    model = method.train(model, data, session)
-    tensors.save_model(files.model, model)
-    session.finish()
-    return {
-        "shape": dataclasses.asdict(data.shape),
-        "data": info,
-        "train_seconds": round(session.seconds, 3),
-        "images_seen": session.images_seen,
-        "weights": artifacts.file_digest(files.model),
-    }
+    if training.sync_batch_norm:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    with join(where):
+        model = method.train(model, data, session)
+    return model, session, {"shape": dataclasses.asdict(data.shape), "data": info}
 
 
 def _build(method: Method, backbone: Backbone, shape: DataShape, session: Session) -> Model:
@@ -349,6 +410,8 @@ def _guarded(action: Callable[[], dict[str, Any]], log: Path) -> dict[str, Any]:
     """Run one unit of work; whatever a unit raises becomes a status and a reason."""
     try:
         return {"status": "ok", "reason": "", **action()}
+    except distributed.LostError as lost:
+        return dict(lost.outcome)
     except SkipError as reason:
         return {"status": "skipped", "reason": str(reason)}
     except BenchError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from bench import distributed
 from bench.augment import Chain, ColorJitter, Gray
 from bench.contracts import BenchError, DataShape, Draws, Frame, Method, Model, Needs, Run, TrainingSet
 from bench.draws import order
@@ -19,6 +20,7 @@ from methods.parts import views
 from methods.parts.ramps import ramp_down, ramp_up
 
 State: TypeAlias = dict[str, Any]
+_Losses: TypeAlias = "Callable[[Batch, int], dict[str, Tensor]]"
 
 _ORDER, _LABELED = 0x0DE5, 0x1ABE  # tell the orders of a run apart
 _OWN_STREAM = 64  # draws of the losses themselves: no view has this number
@@ -31,7 +33,10 @@ class Batch:
     :param index: int64 (N,), the samples; ``views``: one channels-last tensor (N, 3, h, w) per frame.
     :param labels: int64 (N,), -1 where hidden; None for a method that may see none.
     :param flip: a mirrored image keeps its class.
-    :param kept: what ``losses`` leaves for ``after_step``.
+    :param kept: what ``losses`` leaves for ``after_step``: a row for each sample, or one number.
+
+    Where several processes train the model, ``losses`` sees this one's part of the batch and ``after_step``
+    the whole, without its views.
     """
 
     index: Tensor
@@ -56,6 +61,10 @@ class Batch:
         """Random numbers for the losses, one stream per sample."""
         return Draws(self.seed, self.step, self.index, stream=_OWN_STREAM)
 
+    def averaged(self, value: Tensor) -> Tensor:
+        """A mean over these samples as the mean over the whole batch, without gradient."""
+        return distributed.averaged(value)
+
 
 @dataclass(frozen=True)
 class Loop(Method):
@@ -72,6 +81,7 @@ class Loop(Method):
         ``gray``: probability.
     """
 
+    # ``distributed``, of a subclass: its losses are means over the batch, and what it keeps goes by ``kept``.
     repeats: ClassVar[bool] = False  # an epoch may hold an image twice: each time gets draws of its own
 
     lr: float = 0.1
@@ -150,15 +160,20 @@ class Loop(Method):
         feed = _Feed(self, data, run)
         total = steps_of(run.budget, feed.per_epoch, feed.size * self.passes(data.shape))
 
+        def losses(batch: Batch, done: int) -> dict[str, Tensor]:
+            return self.losses(model, state, batch, done, total)
+
+        forward = _together(self.learner(model), losses)
+
         def update(done: int, batch: Batch) -> dict[str, Tensor]:
             with run.autocast():
-                terms = self.losses(model, state, batch, done, total)
+                terms = forward(batch, done)
             optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             self.adjust(optimizer, done, total)
             optimizer.step()
-            self.after_step(model, state, batch, done + 1)
-            run.saw(len(batch))
+            self.after_step(model, state, feed.whole(batch), done + 1)
+            run.saw(feed.size)
             return {name: term.detach() for name, term in terms.items()}
 
         descend(
@@ -234,8 +249,33 @@ class SemiLoop(Loop):
         return min(self.labeled_batch, int((data.labels >= 0).sum()) if data.labels is not None else 0)
 
 
+class _Step(nn.Module):
+    """A step's losses as the forward pass of a module, whose only part is the learner: that is what DDP wraps."""
+
+    def __init__(self, learner: nn.Module, losses: _Losses) -> None:
+        super().__init__()
+        self.learner, self.losses = learner, losses
+        self.unused = nn.Parameter(torch.zeros(()))  # else torch advises, loudly, not to look for unused ones
+
+    def forward(self, batch: Batch, done: int) -> dict[str, Tensor]:
+        return self.losses(batch, done)
+
+
+def _together(learner: nn.Module, losses: _Losses) -> _Losses:
+    """``losses``, whose gradients are averaged over the processes that train the learner."""
+    if distributed.current().size == 1:
+        return losses
+    step = _Step(learner, losses).to(next(learner.parameters()).device)
+    # Looking for unused ones also keeps the buckets as they are: after a resume, sums have the same order.
+    wrapped: _Losses = nn.parallel.DistributedDataParallel(step, find_unused_parameters=True)
+    return wrapped
+
+
 class _Feed:
-    """The batches of a run: which samples, in which views, from any step on."""
+    """The batches of a run: which samples, in which views, from any step on.
+
+    Where several processes train, each is handed its equal part of the labeled and of the other images.
+    """
 
     def __init__(self, loop: Loop, data: TrainingSet, run: Run) -> None:
         self.loop, self.images, self.run, self.flip = loop, data.images, run, data.flip
@@ -250,6 +290,29 @@ class _Feed:
         )  # of a batch, from the epoch
         self.size = self.share + self.extra
         self.per_epoch = len(self.samples) // self.share
+        world = distributed.current().size
+        for part in (self.share, self.extra):
+            if part % world:
+                raise BenchError(
+                    f"{part} images of a batch do not divide among {world} processes: change batch_size"
+                )
+        self.parts = [part // world for part in (self.extra, self.share) if part]
+
+    def whole(self, batch: Batch) -> Batch:
+        """The batch of all processes, without its views."""
+        if distributed.current().size == 1:
+            return batch
+        index = distributed.gathered(batch.index, self.parts)
+        labels = self.labels[index] if self.labels is not None else None
+        kept = {name: self._whole(name, value, len(batch)) for name, value in batch.kept.items()}
+        return replace(batch, index=index, views=[], labels=labels, kept=kept)
+
+    def _whole(self, name: str, value: Tensor, rows: int) -> Tensor:
+        if not value.ndim:
+            return distributed.averaged(value)
+        if len(value) != rows:
+            raise BenchError(f"kept {name!r} has {len(value)} rows: keep one for each of the {rows} images")
+        return distributed.gathered(value, self.parts)
 
     def batches(self, state: State, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch from the ``first``-th on; the incomplete last one is dropped."""
@@ -268,7 +331,7 @@ class _Feed:
 
     def _epoch(self, state: State, epoch: int, first: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         indices = self.loop.epoch_order(self.samples, state, self.run.seed, epoch)
-        chunks = list(indices[: self.per_epoch * self.share].split(self.share))[first:]  # type: ignore[no-untyped-call]
+        chunks = _chunks(indices[: self.per_epoch * self.share], self.share)[first:]
         if not self.loop.repeats:
             yield from zip(chunks, self._views(chunks, epoch), strict=True)
             return
@@ -283,9 +346,14 @@ class _Feed:
         cycle, first = divmod(done, per_cycle)
         while True:
             indices = labeled[order(len(labeled), self.run.seed, _LABELED, cycle)]
-            chunks = list(indices[: per_cycle * self.extra].split(self.extra))[first:]  # type: ignore[no-untyped-call]
+            chunks = _chunks(indices[: per_cycle * self.extra], self.extra)[first:]
             yield from zip(chunks, self._views(chunks, -1 - cycle), strict=True)
             cycle, first = cycle + 1, 0
 
     def _views(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[list[Tensor]]:
         return iter(self.images.views(chunks, self.frames, self.run.seed, epoch))
+
+
+def _chunks(indices: Tensor, size: int) -> list[Tensor]:
+    """This process's parts of consecutive batches of ``size``."""
+    return [distributed.share(chunk) for chunk in indices.split(size)]  # type: ignore[no-untyped-call]

@@ -31,6 +31,7 @@ class InstanceDiscrimination(Loop):
     paper: ClassVar[str] = (
         "Wu, Xiong, Yu & Lin, Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018"
     )
+    distributed: ClassVar[bool] = True
 
     lr: float = 0.03
     weight_decay: float = 1e-4
@@ -93,7 +94,7 @@ class InstanceDiscrimination(Loop):
         drawn = batch.draws().integers(len(bank), self.negatives)
         positive = (vectors * bank[batch.index]).sum(1) / self.temperature
         negative = scores(bank, vectors, drawn) / self.temperature
-        estimate = estimate_constant(positive, negative, len(bank))
+        estimate = batch.averaged(estimate_constant(positive, negative, len(bank)))
         batch.kept["constant"] = torch.where(state["constant"] > 0, state["constant"], estimate)
         return nce_loss(positive, negative, batch.kept["constant"], len(bank))
 

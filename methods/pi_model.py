@@ -8,25 +8,34 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.contracts import Backbone, DataShape, Frame, Model, Run, TrainingSet
-from methods._loop import Batch, SemiLoop, State
-from methods.parts import heads, views
+from bench.contracts import DataShape, Frame, Model, Run, TrainingSet
+from methods._apart import ApartLoop
+from methods._loop import Batch, State
+from methods.parts import looks, views
 from methods.parts.consistency import labeled_fraction, squared_distance, supervised_term
-from methods.parts.ramps import ramp_up
+from methods.parts.decay import shrink
+from methods.parts.ramps import ramp_up, warm_up
 
 
 @dataclass(frozen=True)
-class PiModel(SemiLoop):
+class PiModel(ApartLoop):
     """Cross-entropy on the labeled images plus the squared distance of two predictions of every image.
 
     The input noise (sigma .15) and the dropout of .5 are the backbone's (``conv_large``). The release lets
     the gradient flow through both branches; Oliver et al. and MixMatch's baseline stop it in one.
 
     :param weight: of the consistency at the end of its ramp, times M / N (the labeled part) if ``by_labels``.
-    :param ramp: part of the training over which the weight rises; ``stop_gradient``: in the second branch.
+    :param ramp: part of the training over which the weight rises, ``linear`` (MixMatch's code) or by
+        exp(-5 (1 - t)^2).
+    :param stop_gradient: in the second branch.
+    :param compared: rows that the consistency is about, see :mod:`methods.parts.looks`: ``all``, the paper's,
+        ``unlabeled`` (Oliver et al.) or ``apart`` (MixMatch's code).
+    :param decay: the part of itself that every kernel loses in a step (MixMatch's code).
     """
 
     paper: ClassVar[str] = "Laine & Aila, Temporal Ensembling for Semi-Supervised Learning, ICLR 2017"
+    distributed: ClassVar[bool] = True
+    apart: ClassVar[bool] = False
 
     lr: float = 0.003
     weight_decay: float = 0.0
@@ -39,12 +48,13 @@ class PiModel(SemiLoop):
     weight: float = 100.0
     by_labels: bool = True
     ramp: float = 80 / 300
+    linear: bool = False
     stop_gradient: bool = False
+    compared: str = "all"
+    decay: float = 0.0
 
-    def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:
-        """The encoder and a linear classifier."""
-        encoder = backbone.build(generator=generator)
-        return Model(encoder, heads.linear(encoder.dim, shape.classes, generator))
+    def __post_init__(self) -> None:
+        looks.check("pi_model", self.compared, self.labeled_batch)
 
     def frames(self, shape: DataShape) -> tuple[Frame, Frame]:
         """Two views; the flip is drawn once for both (section 3), so not here."""
@@ -52,7 +62,8 @@ class PiModel(SemiLoop):
 
     def passes(self, shape: DataShape) -> float:
         """Two branches; one without gradient counts a third."""
-        return views.area(shape, self.crop) * (4 / 3 if self.stop_gradient else 2)
+        both = 4 / 3 if self.stop_gradient else 2
+        return self.cost(shape, 1, both) if self.compared == "apart" else views.area(shape, self.crop) * both
 
     def state(self, model: Model, data: TrainingSet, run: Run) -> State:
         """M / N."""
@@ -60,17 +71,22 @@ class PiModel(SemiLoop):
 
     def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
         """Algorithm 1: -1/|B| sum over the labeled of log z[y], plus w(t) 1/(C |B|) sum |z - z'|^2."""
-        first, second = self._flip_both(batch)
-        scores = model(first)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.stop_gradient):
-            other = model(second)
-        weight = self.weight * ramp_up(done / total, self.ramp)
+        other = torch.no_grad()(model.forward) if self.stop_gradient else model
+        known, scores, others = looks.two_looks(
+            self.compared, self.rows, model, other, self._flip_both(batch)
+        )
+        rise = warm_up if self.linear else ramp_up
+        weight = self.weight * rise(done / total, self.ramp)
         if self.by_labels:
             weight = weight * state["labeled"]
         return {
-            "class": supervised_term(scores, batch.targets),
-            "consistency": weight * squared_distance(scores, other),
+            "class": supervised_term(known, batch.targets[: len(known)]),
+            "consistency": weight * squared_distance(scores, others),
         }
+
+    def after_step(self, model: Model, state: State, batch: Batch, done: int) -> None:
+        """Decay apart from the gradient."""
+        shrink(model, self.decay)
 
     def _flip_both(self, batch: Batch) -> list[Tensor]:
         if not batch.flip or self.augment == "none":

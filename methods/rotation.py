@@ -34,6 +34,7 @@ class Rotation(Loop):
     paper: ClassVar[str] = (
         "Gidaris, Singh & Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, ICLR 2018"
     )
+    distributed: ClassVar[bool] = True
 
     lr: float = 0.01
     nesterov: bool = True

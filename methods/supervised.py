@@ -26,6 +26,7 @@ class Supervised(Loop):
     paper: ClassVar[str] = "Krizhevsky, Sutskever & Hinton, ImageNet Classification with Deep CNNs, NIPS 2012"
     sees_labels: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(labels=True)
+    distributed: ClassVar[bool] = True
 
     lr: float = 0.01
     schedule: str = "step"

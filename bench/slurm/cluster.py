@@ -6,7 +6,6 @@ believed to have said anything: a silent controller never makes a job look dead.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -23,13 +22,11 @@ _CHUNK = 200  # ids on one command line
 _SINGLY = 8  # arrays that scontrol is asked for one by one; above that all jobs in one call
 _LOOKBACK = "now-14days"  # how far back sacct looks for a name
 
-_ALIVE = frozenset(
-    "PENDING RUNNING COMPLETING CONFIGURING SUSPENDED STOPPED RESIZING SIGNALING STAGE_OUT "
-    "REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT".split()
-)
 # These may come back: they are over only when the queue has them no more.
-_MAY_RETURN = frozenset("NODE_FAIL PREEMPTED REQUEUED BOOT_FAIL".split())
-_ENDED = frozenset("COMPLETED FAILED TIMEOUT OUT_OF_MEMORY CANCELLED DEADLINE REVOKED".split()) | _MAY_RETURN
+_MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "REQUEUED", "BOOT_FAIL"})
+_ENDED = _MAY_RETURN | {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE", "REVOKED"}
+_ALIVE = frozenset({"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING"})
+_ALIVE |= {"SIGNALING", "STAGE_OUT", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 
 _T = TypeVar("_T")
 
@@ -52,7 +49,7 @@ def run(*command: str, timeout: float = TIMEOUT) -> str:
     """
     name = command[0]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - no shell: what a name holds stays in its argument
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -69,7 +66,8 @@ def run(*command: str, timeout: float = TIMEOUT) -> str:
     except (OSError, ValueError) as error:
         raise SlurmError(f"{name}: cannot be run: {error}") from error
     if done.returncode:
-        raise SlurmError(f"{name}: {_first_line(done.stderr, done.returncode)}", done.stderr)
+        line = _first_line(done.stderr, done.returncode)
+        raise SlurmError(f"{name}: {line.removeprefix(f'{name}: ')}", done.stderr)
     return done.stdout
 
 
@@ -274,7 +272,7 @@ def _decided(job: str, queue: _Answer, records: _Answer) -> JobState:
 
 
 def _at_last(job: str, held: _Answer, records: _Answer) -> JobState:
-    """scontrol is asked where the queue lacks a job and no record closes it."""
+    """Where the queue lacks a job and no final record closes it: the controller's memory, then any record."""
     if not held.asked:
         return JobState("UNKNOWN", "SLURM does not answer")
     state, record = _look(held, job), _look(records, job)
@@ -310,7 +308,7 @@ def _squeue(bases: Sequence[str]) -> _Answer:
                 return _Answer(asked=False)
             continue
         for line in printed.splitlines():
-            job, word, node, reason = (line.split("|", 3) + ["", "", ""])[:4]
+            job, word, node, reason = ([*line.split("|", 3), "", "", ""])[:4]
             why = "" if reason == "None" else reason
             known |= dict.fromkeys(expand(job), JobState(word, why, node, queued=True))
     return _Answer(known)
@@ -322,7 +320,8 @@ def _no_such_job(error: SlurmError) -> bool:
 
 def _sacct(bases: Sequence[str]) -> _Answer:
     """The newest record of each job; a job that was requeued has several."""
-    command = ("sacct", "--duplicates", "--parsable2", "--noheader", "--format=JobID,State,ExitCode,NodeList")
+    fields = "JobID,State,ExitCode,NodeList,MaxRSS,ReqMem"
+    command = ("sacct", "--duplicates", "--parsable2", "--noheader", f"--format={fields}")
     known: dict[str, JobState] = {}
     for some in _chunks(bases):
         try:
@@ -335,18 +334,41 @@ def _sacct(bases: Sequence[str]) -> _Answer:
 
 def _records(printed: str) -> dict[str, JobState]:
     """Records come oldest first, each with its steps behind it."""
-    known: dict[str, JobState] = {}
+    own: dict[str, JobState] = {}
+    ranges: dict[str, JobState] = {}
+    memory = ""
     for line in printed.splitlines():
-        job, word, code, node = (line.split("|") + ["", "", ""])[:4]
+        job, word, code, node, used, asked = ([*line.split("|"), *[""] * 5])[:6]
         owner, dot, _ = job.partition(".")
-        if not dot:
-            for task in expand(job):
-                restarts = known[task].restarts + 1 if task in known else 0
-                known[task] = _ended(word, code, node, restarts)
-        elif owner in known and word.startswith("OUT_OF_MEMORY") and known[owner].dead:
-            # A step may be all that tells: the line of the job then says FAILED.
-            known[owner] = replace(known[owner], word="OUT_OF_MEMORY", reason="out of memory")
-    return known
+        if "[" in job:
+            ranges |= dict.fromkeys(expand(job), _ended(word, code, node, 0))
+        elif not dot:
+            memory = asked
+            own[job] = _ended(word, code, node, own[job].restarts + 1 if job in own else 0)
+        elif owner in own:
+            own[owner] = _with_step(own[owner], word, code, _bytes(used) > _bytes(memory) > 0)
+    return ranges | own  # a range is told late: it may still list tasks that have a record of their own
+
+
+def _with_step(job: JobState, word: str, code: str, over: bool) -> JobState:
+    """What a step knows better than its job, which SLURM calls FAILED with a mutilated exit code.
+
+    :param over: it used more memory than the job asked for.
+    """
+    sign = int(code.partition(":")[2] or 0)
+    if not job.dead or job.word in _MAY_RETURN or job.word == "COMPLETED":
+        return job
+    if word.startswith("OUT_OF_MEMORY") or (over and sign == signals.SIGKILL):
+        return replace(job, word="OUT_OF_MEMORY", reason="out of memory")
+    if job.word == "FAILED" and not job.signal and sign and job.exit_code == sign:  # of 128 + signal
+        return replace(job, reason=f"signal {sign}", exit_code=128 + sign, signal=sign)
+    return job
+
+
+def _bytes(text: str) -> float:
+    """``177456K``, ``100M``, ``2000Mc`` in bytes; 0 where nothing is told."""
+    found = re.match(r"([0-9.]+)([KMGTP]?)", text)
+    return float(found[1]) * 1024.0 ** " KMGTP".index(found[2] or " ") if found else 0.0
 
 
 def _scontrol(bases: Sequence[str]) -> _Answer:
@@ -372,19 +394,30 @@ _NODES = re.compile(r"^ +NodeList=(\S+)", re.MULTILINE)
 
 def _held(printed: str) -> dict[str, JobState]:
     """Fields are read at the starts of their lines: a name may hold whatever looks like one."""
-    known: dict[str, JobState] = {}
+    own: dict[str, JobState] = {}
+    ranges: dict[str, JobState] = {}
     for record in printed.split("\n\n"):
-        head, state = _HEAD.match(record.strip()), _STATE.search(record)
-        if not head or not state:
+        head = _HEAD.match(record.strip())
+        if not head or (state := _held_state(record)) is None:
             continue
         job, array, tasks = head.groups()
-        restarts = int(_group(_RESTARTS, record) or 0)
-        node = _group(_NODES, record).replace("(null)", "")
-        found = _ended(state[1], _group(_EXIT, record), node, restarts)
-        if found.alive:
-            found = replace(found, reason="" if state[2] == "None" else state[2])
-        known |= dict.fromkeys(expand(f"{array}_[{tasks}]") if array else [job], found)
-    return known
+        if array is None:
+            own[job] = state
+        elif tasks.isdecimal():
+            own[f"{array}_{tasks}"] = state
+        else:
+            ranges |= dict.fromkeys(expand(f"{array}_[{tasks}]"), state)
+    return ranges | own
+
+
+def _held_state(record: str) -> JobState | None:
+    word = _STATE.search(record)
+    if word is None:
+        return None
+    node = _group(_NODES, record).replace("(null)", "")
+    state = _ended(word[1], _group(_EXIT, record), node, int(_group(_RESTARTS, record) or 0))
+    waits = "" if word[2] == "None" else word[2]
+    return replace(state, reason=waits) if state.alive else state
 
 
 def _group(pattern: re.Pattern[str], text: str) -> str:
@@ -454,17 +487,10 @@ def cancel(jobs: Iterable[str]) -> None:
         try:
             run("scancel", *some, timeout=3 * TIMEOUT)
         except SlurmError as error:
-            if not _no_such_job(error) and "already complet" not in error.said.lower():
+            if not _no_such_job(error) and "already completing" not in error.said.lower():
                 raise
 
 
 def commands() -> dict[str, str]:
     """Where SLURM's commands are, ``""`` for those that are not here."""
     return {name: shutil.which(name) or "" for name in ("sbatch", "squeue", "sacct", "scontrol", "srun")}
-
-
-def signal_name(number: int) -> str:
-    """``SIGKILL`` for 9."""
-    with contextlib.suppress(ValueError):
-        return signals.Signals(number).name
-    return f"signal {number}"

@@ -76,29 +76,31 @@ def _submit(
         click.echo("\n".join(_dry(loaded, planned, rules, where)))
         return 0
     if not wait:
-        _told(loaded, submission.submit(planned, rules, where, again=again), suite)
+        _told(loaded, submission.submit(planned, rules, where, again=again), suite, set())
         return 0
-    watched = follow.Watched(planned, rules, where)
+    watched, known = follow.Watched(planned, rules, where), set[str]()
     try:
-        follow.follow(watched, lambda sent: _told(loaded, sent, suite), again=again)
+        follow.follow(watched, lambda sent: _told(loaded, sent, suite, known), again=again)
     finally:
         rows, damage = write_rows(loaded, planned, where)
     report(loaded, rows, where.results)
     return tell(damage) or exit_code(rows)
 
 
-def _told(loaded: Any, sent: Any, suite: str) -> None:
-    """What one round found and did, a line each, to the standard error."""
+def _told(loaded: Any, sent: Any, suite: str, known: set[str]) -> None:
+    """What one round found and did, a line each, to the standard error; what is given up once only."""
     for _, reason in sent.swept.dead:
         click.echo(f"died: {reason}", err=True)
     for name, reason in sent.draft.given_up:
-        click.echo(f"given up: {name}: {reason} (bench retry {suite})", err=True)
+        if name not in known:
+            click.echo(f"given up: {name}: {reason} (bench retry {suite})", err=True)
+            known.add(name)
     draft = sent.draft
     parts = [f"{draft.done} of {draft.total} cells are done"]
     if draft.owned:
         parts.append(f"{draft.owned} are left to live jobs")
     if sent.submission:
-        jobs = f"{draft.jobs} job{'s' if draft.jobs != 1 else ''} in {len(draft.arrays)} submissions"
+        jobs = f"{draft.jobs} jobs in {len(draft.arrays)} arrays"
         parts.append(f"submitted {draft.cells} as {jobs} ({sent.submission.folder.name})")
     elif not draft.owned:
         parts.append("nothing to submit")
@@ -106,7 +108,7 @@ def _told(loaded: Any, sent: Any, suite: str) -> None:
 
 
 def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterator[str]:
-    from bench.slurm import cluster, ledger, packs, submission
+    from bench.slurm import cluster, ledger, packs, sbatch, submission
 
     live = [view for view in ledger.views(where.runs) if not view.dead]
     limits = cluster.limits()
@@ -120,7 +122,7 @@ def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterato
         after = f"; each after its like in array {array.follows}" if array.follows is not None else ""
         after += "; after jobs that make the same models" if array.after else ""
         cells = sum(len(work.task.cells) for work in works)
-        asks = submission.asked(array.resources)
+        asks = sbatch.asked(array.resources)
         yield f"{number:5} {len(array.packs):6} {len(works):6} {cells:6} {hours:7.2f}  {asks}{after}"
     source = f"from {draft.measured} finished trainings" if draft.measured else "a guess: nothing is measured"
     yield f"{loaded.name}: {draft.cells} cells in {draft.jobs} jobs, about {total:.2f} job hours ({source})"
@@ -215,7 +217,7 @@ def doctor(runs: Path, data: Path) -> int:
 
     findings = examiner.examine(runs, data)
     click.echo("\n".join(examiner.lines(findings)))
-    return 0
+    return 2 if any(one.ok is False for one in findings) else 0
 
 
 COMMANDS = (submit, status, logs, cancel, retry, doctor)

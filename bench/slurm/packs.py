@@ -219,7 +219,7 @@ def _filled(
     packs: list[list[tuple[Work, tuple[Work, ...]]]] = []
     room = 0.0
     for chain in sorted(chains, key=lambda c: -sum(w.seconds for w, _ in c)):  # long ones first
-        workers = resources.workers(max(w.task.training.threads for w, _ in chain))
+        workers = resources.workers(max(cores(w.task.training) for w, _ in chain))
         need = sum(w.seconds for w, _ in chain) / workers
         alone = any(w.alone for w, _ in chain)
         if alone or need > room or room <= 0:
@@ -230,9 +230,14 @@ def _filled(
     return packs
 
 
+def cores(training: Training) -> int:
+    """How many CPUs a training keeps busy."""
+    return training.threads * training.processes
+
+
 def wall_seconds(pack: Sequence[Work]) -> float:
     """The forecast of a job's duration."""
-    threads = max((w.task.training.threads for w in pack), default=1)
+    threads = max((cores(w.task.training) for w in pack), default=1)
     longest = max((w.seconds for w in pack), default=0.0)
     workers = min(pack[0].resources.workers(threads), len(pack)) if pack else 1
     return max(longest, sum(w.seconds for w in pack) / max(1, workers))

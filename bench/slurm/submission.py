@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
 import secrets
 import socket
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench import artifacts, plan
 from bench.launch import Places
 from bench.plan import Planned
 from bench.records import BenchError, Training, plain
 from bench.slurm import cluster, ledger, packs
 from bench.slurm.packs import Array, Forecast, Tried, Work
-from bench.slurm.resources import Resources, Rules
+from bench.slurm.resources import Rules
+from bench.slurm.sbatch import sbatch
 
-_TIMEOUTS = 10**6  # submitit's own count of time-outs never ends a job: ours does (supervisor.IDLE_STARTS)
 _TRANSIENT = {"oom", "killed", "timeout"}  # worth another try; what a unit raised is not
 
 
@@ -164,11 +160,13 @@ def _send(found: Draft, rules: Rules, places: Places) -> ledger.Submission:
         lead = None if array.follows is None else submission.manifest["arrays"][array.follows]
         dependency = _dependency(array, lead, jobs)
         try:
-            ids = _sbatch(submission, entry, array.resources, dependency)
+            ids = sbatch(submission, entry, array.resources, dependency)
         except BenchError as error:
             for index in range(entry["first"], len(submission.manifest["packs"])):
                 ledger.close(submission, index, "refused", str(error))
-            raise BenchError(f"{rules.suite.path}: slurm: {error}") from error
+            with contextlib.suppress(BenchError):  # no answer in time may have been a yes
+                cluster.cancel(cluster.find(entry["name"]))
+            raise type(error)(f"{rules.suite.path}: slurm: {error}") from error
         jobs |= {str(entry["first"] + i): job for i, job in enumerate(ids)}
         artifacts.write_json(submission.folder / "jobs.json", jobs)
     return submission
@@ -209,7 +207,7 @@ def _owned(pack: Sequence[Work]) -> dict[str, list[str]]:
 
 def _record(pack: Sequence[Work], rules: Rules, places: Places) -> dict[str, Any]:
     resources = pack[0].resources
-    threads = max(work.task.training.threads for work in pack)
+    threads = max(packs.cores(work.task.training) for work in pack)
     return {
         "tasks": [{**plain(work.task), "train": work.train} for work in pack],
         "places": {k: str(v.resolve()) for k, v in vars(places).items()},
@@ -226,90 +224,3 @@ def _dependency(array: Array, lead: Mapping[str, Any] | None, jobs: Mapping[str,
         return f"aftercorr:{job.partition('_')[0]}" if "_" in job else f"afterok:{job}"
     ids = array.after if len(array.after) < 20 else {job.partition("_")[0] for job in array.after}
     return ":".join(["afterany", *sorted(ids)]) if ids else ""
-
-
-# ---- sbatch, through submitit --------------------------------------------------------------------
-
-
-def parameters(resources: Resources, name: str, dependency: str) -> dict[str, Any]:
-    """What submitit writes into the sbatch file."""
-    more: dict[str, Any] = dict(resources.extra)
-    if dependency:
-        more["kill-on-invalid-dep"] = "yes"  # else it would wait for ever
-    asked = {
-        "job_name": name,
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "time": resources.time,
-        "nodes": resources.nodes,
-        "ntasks_per_node": 1,
-        "cpus_per_task": resources.cpus,
-        "gpus_per_node": resources.gpus,
-        "mem": f"{resources.mem}M",
-        "constraint": resources.constraint,
-        "exclude": ",".join(resources.exclude),
-        "setup": list(resources.setup),
-        "dependency": dependency,
-        "additional_parameters": more,
-    }
-    return {
-        **{key: value for key, value in asked.items() if value},
-        "array_parallelism": resources.parallelism,
-        "signal_delay_s": min(90, 20 * resources.time),
-        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # since 22.05 srun does not take the job's
-        "wckey": None,
-    }
-
-
-def _sbatch(
-    submission: ledger.Submission, entry: Mapping[str, Any], resources: Resources, dependency: str
-) -> list[str]:
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    from bench.slurm.supervisor import Pack
-
-    numbers = range(entry["first"], entry["first"] + entry["count"])
-    works = [Pack(str(submission.folder), index) for index in numbers]
-    with _environment():
-        try:
-            executor = submitit.SlurmExecutor(submission.folder / "submitit", max_num_timeout=_TIMEOUTS)
-            executor.update_parameters(**parameters(resources, entry["name"], dependency))
-            return [str(job.job_id) for job in executor.submit_array(works)]
-        except (FailedJobError, FailedSubmissionError) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            raise BenchError(f"sbatch refused: {lines[-1] if lines else error}") from error
-        except (RuntimeError, OSError) as error:
-            raise BenchError(f"sbatch cannot be used: {error}; try bench doctor") from error
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """What jobs inherit: this package and the path as absolute folders, nothing of a job around us."""
-    before = dict(os.environ)
-    for name in before:
-        if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name != "SLURM_CONF":
-            del os.environ[name]
-    own = str(Path(bench.__file__).resolve().parent.parent)
-    paths = [own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    if any(Path(path or ".").resolve() == Path(own) for path in sys.path if "site-packages" in own):
-        paths = paths[1:]  # installed: the interpreter finds it
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(Path(p).resolve()) for p in paths))
-    if "BENCH_CACHE" in os.environ:
-        os.environ["BENCH_CACHE"] = str(Path(os.environ["BENCH_CACHE"]).resolve())
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def asked(resources: Resources) -> str:
-    """What a job asks for, for people."""
-    said = {"nodes": 1, "gpus": 0, "partition": "", "constraint": "", "qos": "", "account": ""}
-    parts = [f"{resources.cpus} cpus, {resources.mem / 1024:g} GB, {resources.time} min"]
-    parts += [f"{k} {v}" for k, v in dataclasses.asdict(resources).items() if k in said and v != said[k]]
-    if resources.exclude:
-        parts.append(f"not on {','.join(resources.exclude)}")
-    return ", ".join(parts)

@@ -21,9 +21,10 @@ from typing import Any
 from bench import artifacts
 from bench.launch import Event, LocalProcesses, Places, Task
 from bench.records import BenchError
-from bench.slurm import ledger
+from bench.slurm import cluster, ledger
 
-BEAT_SECONDS = 10.0  # between two heartbeats at least, unless a task failed
+BEAT_SECONDS = 10.0  # between two heartbeats
+SOON_SECONDS = 2.0  # the same when other tasks run than it says
 TICK = 0.5  # seconds: how soon a signal, a stalled or a greedy worker is noticed
 SAVING_SECONDS = {signal.SIGUSR2: 45.0, signal.SIGTERM: 15.0}  # then the workers are stopped unsaved
 FULL = 0.95  # of the job's memory: the largest worker is ended before SLURM ends the job
@@ -52,6 +53,7 @@ class Pack:
         if job.error:
             raise job.error
         if job.paused:
+            job.ask_again()
             sys.exit(128 + signal.SIGTERM)
 
     def checkpoint(self) -> Any:
@@ -98,6 +100,15 @@ class Supervision:
     def stop(self, why: signal.Signals) -> None:
         soon = time.monotonic() + SAVING_SECONDS[why]
         self.deadline = min(soon, self.deadline or soon)
+
+    def ask_again(self) -> None:
+        """Told to stop, and SLURM holds no plan to run the job again (preempted without a signal): ask for it."""
+        job = os.environ.get("SLURM_JOB_ID", "")
+        if not job or self.submission.file("exits", self.index).exists():
+            return
+        with contextlib.suppress(BenchError):
+            if cluster.run("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip() == "RUNNING":
+                cluster.run("scontrol", "requeue", job)
 
     # ---- the thread that works ----
 
@@ -208,7 +219,7 @@ class Beat:
         self.mark = before.get("mark")
         self.running: dict[str, dict[str, Any]] = {}
         self.unbegun = 0
-        self.last = 0.0
+        self.last, self.changed = 0.0, True
 
     def left(self, record: Mapping[str, Any]) -> Task | None:
         """The task of a record with the cells that are still open; ``None`` when there is nothing to do."""
@@ -251,6 +262,7 @@ class Beat:
         if event.kind == "start":
             self.unbegun -= 1
             self.running[name] = {"training": name, "label": event.task.label, "since": time.time()}
+            self.changed = True
         elif event.kind == "progress":
             self.running[name] |= {"what": event.what, "done": event.done, "total": event.total}
         elif event.kind in {"end", "paused"}:
@@ -262,9 +274,9 @@ class Beat:
     def write(self, *, force: bool = False) -> None:
         """Leave a sign of life; often enough to be seen, seldom enough for a shared disk."""
         now = time.monotonic()
-        if not force and now - self.last < BEAT_SECONDS:
+        if not force and now - self.last < (SOON_SECONDS if self.changed else BEAT_SECONDS):
             return
-        self.last = now
+        self.last, self.changed = now, False
         beat = {
             "time": time.time(),
             "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),

@@ -274,6 +274,8 @@ def test_a_death_in_an_evaluation_marks_that_cell_and_keeps_the_training(suite, 
     files = folder(places.runs, task.training)
     files.path.mkdir(parents=True)
     files.status.write_text(json.dumps({"status": "ok"}))
-    assert launch.record(Task(task.training, task.cells, "walker"), launch._death(-9), places).endswith("(signal 9)")
+    assert launch.record(Task(task.training, task.cells, "walker"), launch._death(-9), places).endswith(
+        "(signal 9)"
+    )
     assert read_json(files.status) == {"status": "ok"}
     assert [r["status"] for r in rows(path, places)] == ["killed", "pending"]

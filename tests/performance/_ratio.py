@@ -28,4 +28,4 @@ def middle(pairs: Sequence[tuple[float, float]]) -> float:
 
 def tell(name: str, value: float, bar: str) -> None:
     """One line a measurement, seen with ``pytest -s``."""
-    print(f"\n{name}: {value:.3f} ({bar})")  # noqa: T201 - the number is what a reader of the log wants
+    print(f"\n{name}: {value:.3f} ({bar})")

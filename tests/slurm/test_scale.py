@@ -1,0 +1,90 @@
+"""Many tiny cells: none lost, none twice, and not slower than here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from bench import plan, store
+from bench.slurm import ledger
+from bench.suite import load
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+TINY = "[methods]\nwalker = {}\n[slurm]\nmem = '2G'\ncpus = 2\n"
+
+
+def timed(*words):
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "bench", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - begun
+
+
+def outcomes(home, path):
+    """Status of every cell's rows, how often each model and each cell was made, by whom each was owned."""
+    planned = plan.cells(load(str(path)))
+    statuses = Counter(r["status"] for r in store.collect("x", planned, home / "runs"))
+    files = [*(home / "runs").glob("*/cells/*.json"), *(home / "runs").glob("*/status.json")]
+    attempts = Counter(json.loads(p.read_text())["attempt"] for p in files)
+    owned = Counter(
+        (training, name)
+        for s in ledger.submissions(home / "runs", closed=True)
+        for pack in s.manifest["packs"]
+        for training, names in pack.items()
+        for name in names
+    )
+    return statuses, attempts, owned
+
+
+def test_1500_tiny_cells_with_an_array_limit_of_1001(slurm, home, suite, capsys):
+    cluster = slurm(max_array=1001)
+    path = suite(TINY + "pack = '0.5 min'", top="seeds = 1500\nminutes = 3\nbudget = 12")
+    spent = timed("submit", path, "--wait")
+    cluster.wait_idle()
+    statuses, attempts, owned = outcomes(home, path)
+    jobs = sum(len(s.manifest["packs"]) for s in ledger.submissions(home / "runs", closed=True))
+    with capsys.disabled():
+        print(
+            f"\n1500 cells, MaxArraySize 1001: {spent:.0f} s in {jobs} jobs; {dict(statuses)}, {dict(attempts)}"
+        )
+    assert statuses == {"ok": 3000}  # a validation and a test row a cell
+    assert attempts == {1: 3000}  # each model and each cell made once
+    assert len(owned) == 1500
+    assert set(owned.values()) == {1}
+
+
+def test_arrays_are_split_by_the_limit_of_the_live_cluster(slurm, home, suite, capsys):
+    cluster = slurm(accounting=False, max_array=5)
+    path = suite(TINY.replace("2G", "1G").replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 12")
+    spent = timed("submit", path, "--wait")
+    cluster.wait_idle()
+    (submission,) = ledger.submissions(home / "runs", closed=True)
+    assert [array["count"] for array in submission.manifest["arrays"]] == [5, 5, 2]
+    statuses, attempts, _ = outcomes(home, path)
+    with capsys.disabled():
+        print(f"\n12 cells, one a job, MaxArraySize 5: arrays of 5, 5, 2 in {spent:.0f} s")
+    assert (statuses, attempts) == ({"ok": 24}, {1: 24})
+
+
+def test_1000_tiny_cells_take_at_most_twice_the_time_of_bench_run(slurm, home, suite, capsys):
+    slurm()
+    path = suite(TINY, top="seeds = 1000\nminutes = 2\nbudget = 12")
+    here = timed("run", path, "--jobs", 2, "--runs", "calm", "--results", "calm")
+    there = timed("submit", path, "--wait")
+    statuses, _, _ = outcomes(home, path)
+    few = suite(TINY.replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 24\nbudget = 24", name="few")
+    one_a_job = timed("submit", few, "--wait") / 24 * 1000
+    with capsys.disabled():
+        print(
+            f"\n1000 cells: bench run {here:.0f} s, bench submit {there:.0f} s ({there / here:.2f} x); "
+            f"one cell a job would take {one_a_job:.0f} s (from 24)"
+        )
+    assert statuses == {"ok": 2000}
+    assert there <= 2 * here
