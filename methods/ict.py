@@ -121,6 +121,6 @@ class InterpolationConsistency(ApartLoop):
             )
 
     def after_step(self, model: Model, state: State, batch: Batch, done: int) -> None:
-        """theta' = a theta' + (1 - a) theta."""
+        """The teacher: theta' = a theta' + (1 - a) theta."""
         shrink(teacher.student_of(model), self.decay)
         teacher.follow(model, done, self.average)

@@ -117,6 +117,7 @@ class MixMatch(ApartLoop):
         """Eq. 6 and 7: the mean prediction over the views, sharpened; each view is a batch of its own."""
         with unrecorded(guesser):
             mean = torch.stack([classify(guesser, view).float().softmax(1) for view in views]).mean(0)
+        torch.clear_autocast_cache()  # weights that were cast here have no gradient
         return sharpen(mean, self.temperature)
 
     def mix(self, rows: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:

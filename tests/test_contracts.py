@@ -186,8 +186,12 @@ def test_every_loss_moves_the_learner_at_the_end_of_its_ramp(method):
     data, run, model = method.data(), method.session(), method.build().train()
     state = loop.state(model, data, run)
     feed = _Feed(loop, data, run)
-    loop.begin_epoch(0, model, state, data, run)
-    batch = next(iter(feed.batches(state, 0, 0)))
+    for epoch in range(2):  # memories of earlier epochs teach from the second one on
+        loop.begin_epoch(epoch, model, state, data, run)
+        for done, batch in enumerate(feed.batches(state, epoch, 0)):
+            loop.losses(model, state, batch, done, 1000)
+            if epoch == 0:
+                loop.after_step(model, state, batch, done + 1)
     terms = loop.losses(model, state, batch, 1000, 1000)
     assert terms
     weights = [p for p in loop.learner(model).parameters() if p.requires_grad]

@@ -21,6 +21,7 @@ from bench.launch import Places, Task, record
 from bench.records import BenchError, cell_from, training_from
 from bench.slurm import cluster
 
+SILENT_SECONDS = 30.0  # three heartbeats
 _STATUS = {"oom": "oom", "TIMEOUT": "timeout", "DEADLINE": "timeout"}
 
 
@@ -64,7 +65,13 @@ class View:
     def dead(self) -> bool:
         if self.state is None:  # SLURM was not asked
             return False
-        return self.state.dead or self.state.gone
+        return self.state.dead or (self.state.gone and self.silent)
+
+    @property
+    def silent(self) -> bool:
+        """A controller that came up again may have forgotten a job that still runs: its heartbeat tells."""
+        heard = float(self.beat.get("time") or self.submission.manifest["created"])
+        return time.time() - heard > SILENT_SECONDS
 
     @property
     def word(self) -> str:
