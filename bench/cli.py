@@ -184,14 +184,15 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
 
 
 def _rows_of(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str]]:
-    """A suite, its rows (from the runs where they are here, else from the result table), what is damaged."""
+    """A suite, its rows (from the runs where some are here, else from the result table), what is damaged."""
     from bench import tables
 
     loaded, planned = _load(suite)
     csv = results / f"{loaded.name}.csv"
-    if not runs.is_dir() and csv.exists():
-        return loaded, tables.read(csv), []
     rows, damage = _rows(loaded, planned, runs)
+    begun = damage or any(row["status"] not in {"pending", "skipped"} for row in rows)
+    if not begun and csv.exists():
+        return loaded, tables.read(csv), []
     return loaded, tables.frame(rows), damage
 
 

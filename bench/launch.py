@@ -182,11 +182,15 @@ class LocalProcesses(Executor):
         """What a worker's environment has beyond its parent's."""
         return {}
 
+    def command(self) -> list[str]:
+        """What a worker is."""
+        return [sys.executable, "-m", "bench.serve"]
+
     def _start(self) -> int:
         key = len(self.listeners)
         with _uninterrupted():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bench.serve"],
+            process = subprocess.Popen(  # noqa: S603 - our own words
+                self.command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

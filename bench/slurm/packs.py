@@ -179,10 +179,11 @@ def arrays(
     for chain in _chains(found):
         head = chain[0][0]
         followers = tuple(dict.fromkeys(w.resources for _, more in chain for w in more))
-        groups.setdefault((head.resources, head.after, followers), []).append(chain)
+        key = head.resources, head.after, followers, head.task.training.processes
+        groups.setdefault(key, []).append(chain)
     made: list[Array] = []
-    for (resources, after, followers), chains in groups.items():
-        packed = _filled(chains, resources, policy.pack * 60)
+    for (resources, after, followers, processes), chains in groups.items():
+        packed = _filled(chains, resources, processes, policy.pack * 60)
         for start in range(0, len(packed), max_array):
             part = packed[start : start + max_array]
             made.append(Array(resources, tuple(tuple(w for w, _ in p) for p in part), None, after))
@@ -214,12 +215,12 @@ def _chains(
 
 
 def _filled(
-    chains: Sequence[list[tuple[Work, tuple[Work, ...]]]], resources: Resources, slot: float
+    chains: Sequence[list[tuple[Work, tuple[Work, ...]]]], resources: Resources, processes: int, slot: float
 ) -> list[list[tuple[Work, tuple[Work, ...]]]]:
     packs: list[list[tuple[Work, tuple[Work, ...]]]] = []
     room = 0.0
     for chain in sorted(chains, key=lambda c: -sum(w.seconds for w, _ in c)):  # long ones first
-        workers = resources.workers(max(cores(w.task.training) for w, _ in chain))
+        workers = resources.workers(max(w.task.training.threads for w, _ in chain), processes)
         need = sum(w.seconds for w, _ in chain) / workers
         alone = any(w.alone for w, _ in chain)
         if alone or need > room or room <= 0:
@@ -230,14 +231,14 @@ def _filled(
     return packs
 
 
-def cores(training: Training) -> int:
-    """How many CPUs a training keeps busy."""
-    return training.threads * training.processes
+def workers(pack: Sequence[Work]) -> int:
+    """How many workers a job has: all of its trainings are made by equally many processes."""
+    threads = max(w.task.training.threads for w in pack)
+    return min(pack[0].resources.workers(threads, pack[0].task.training.processes), len(pack))
 
 
 def wall_seconds(pack: Sequence[Work]) -> float:
     """The forecast of a job's duration."""
-    threads = max((cores(w.task.training) for w in pack), default=1)
-    longest = max((w.seconds for w in pack), default=0.0)
-    workers = min(pack[0].resources.workers(threads), len(pack)) if pack else 1
-    return max(longest, sum(w.seconds for w in pack) / max(1, workers))
+    if not pack:
+        return 0.0
+    return max(*(w.seconds for w in pack), sum(w.seconds for w in pack) / workers(pack), 0.0)

@@ -41,9 +41,14 @@ class Resources:
     setup: tuple[str, ...] = ()
     extra: tuple[tuple[str, Value], ...] = ()
 
-    def workers(self, threads: int) -> int:
-        """Processes that share one job: one a GPU, else as many as the CPUs carry."""
-        return self.gpus or max(1, self.cpus // max(1, threads))
+    def workers(self, threads: int, processes: int = 1) -> int:
+        """Workers that share one job: as many as its GPUs, or else its CPUs, carry; over several nodes there is one.
+
+        :param threads: of a process; ``processes``: that train a model together.
+        """
+        if self.nodes > 1:
+            return 1
+        return max(1, self.gpus // processes or self.cpus // max(1, threads * processes))
 
 
 @dataclass(frozen=True)

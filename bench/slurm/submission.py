@@ -206,12 +206,14 @@ def _owned(pack: Sequence[Work]) -> dict[str, list[str]]:
 
 
 def _record(pack: Sequence[Work], rules: Rules, places: Places) -> dict[str, Any]:
-    resources = pack[0].resources
-    threads = max(packs.cores(work.task.training) for work in pack)
+    resources, training = pack[0].resources, pack[0].task.training
     return {
         "tasks": [{**plain(work.task), "train": work.train} for work in pack],
         "places": {k: str(v.resolve()) for k, v in vars(places).items()},
-        "workers": min(resources.workers(threads), len(pack)),
+        "workers": packs.workers(pack),
+        "processes": training.processes,
+        "threads": training.threads,
+        "nodes": resources.nodes,
         "devices": resources.gpus,
         "stall": rules.policy.stall,
     }

@@ -130,7 +130,8 @@ class Supervision:
         todo = [task for record in pack["tasks"] if (task := beat.left(record))]
         todo = beat.without_hopeless(todo)
         beat.write(force=True)
-        crew = Crew(pack["workers"], pack["devices"], pack["stall"] * 60)
+        step = srun(pack["nodes"], pack["processes"], pack["threads"])
+        crew = Crew(pack["workers"], pack["devices"], pack["stall"] * 60, pack["processes"], step)
         for event in crew.run(todo, places):
             beat.note(event)
             if event.kind == "fatal":
@@ -148,26 +149,47 @@ class Supervision:
 # ---- workers -------------------------------------------------------------------------------------
 
 
-class Crew(LocalProcesses):
-    """Workers under watch: silent and greedy ones are ended, all are stopped when the job has to."""
+def srun(nodes: int, processes: int, threads: int) -> list[str]:
+    """What starts the processes of a training on several nodes; nothing where a worker starts its own."""
+    if nodes == 1 or processes == 1:
+        return []
+    shape = [f"--nodes={min(nodes, processes)}", f"--ntasks={processes}", f"--cpus-per-task={threads}"]
+    # The supervisor is a step of this job itself: without --overlap the new one would wait for its end.
+    return ["srun", "--overlap", "--kill-on-bad-exit=1", "--quiet", *shape]
 
-    def __init__(self, count: int, devices: int, stall: float) -> None:
+
+class Crew(LocalProcesses):
+    """Workers under watch: silent and greedy ones are ended, all are stopped when the job has to.
+
+    :param devices: GPUs of the job; ``stall``: seconds; ``step``: the command before a worker's own.
+    """
+
+    def __init__(
+        self, count: int, devices: int, stall: float, processes: int = 1, step: Sequence[str] = ()
+    ) -> None:
         super().__init__(count, TICK)
-        self.devices, self.stall = devices, stall
+        self.devices, self.stall, self.processes, self.step = devices, stall, processes, step
         self.heard: dict[int, float] = {}
         self.slots: dict[int, int] = {}
         self.looked = 0.0
         self.memory = int(os.environ.get("SLURM_MEM_PER_NODE") or 0)
         self.told = False
 
+    def command(self) -> list[str]:
+        """Over several nodes, srun starts a worker's processes."""
+        own = super().command()
+        return [*self.step, *own, "--slurm"] if self.step else own
+
     def environment(self, key: int) -> dict[str, str]:
-        """Each worker has a GPU of its own, where the job has several."""
-        if self.devices < 2:
+        """Each worker has GPUs of its own, one a process, where the job has several."""
+        if self.devices < 2 or self.step:
             return {}
         taken = {self.slots[k] for k in self.workers if k in self.slots}
         self.slots[key] = next(slot for slot in range(self.count + 1) if slot not in taken)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        return {"CUDA_VISIBLE_DEVICES": (visible[self.slots[key] :] or visible)[0]}
+        first = self.slots[key] * self.processes
+        own = visible[first : first + self.processes] or visible[: self.processes]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     def watch(self, event: Event, deadline: float | None) -> None:
         """Look after the workers; called at every event, ticks included."""

@@ -151,6 +151,13 @@ def test_table(finished, bench):
     mistake(bench("table", finished, "--format", "html"), "'html' is not one of 'terminal'")
 
 
+def test_the_rows_that_came_with_a_checkout_are_shown_beside_runs_of_other_suites(finished, bench, home):
+    before = bench("table", finished).out
+    (home / "runs").rename(home / "elsewhere")
+    (home / "runs" / "another").mkdir(parents=True)
+    assert bench("table", finished).out == before
+
+
 def test_plot(finished, bench, home):
     done = bench("plot", finished, "--format", "svg")
     assert done.out == f"{home}/results/toy-bars.svg\n"
