@@ -366,8 +366,8 @@ def _with_step(job: JobState, word: str, code: str, over: bool) -> JobState:
 
 
 def _bytes(text: str) -> float:
-    """``177456K``, ``100M``, ``2000Mc`` in bytes; 0 where nothing is told."""
-    found = re.match(r"([0-9.]+)([KMGTP]?)", text)
+    """``177456K``, ``100M``, ``2000Mc`` in bytes; 0 where nothing is told (``16?``: not yet known)."""
+    found = re.fullmatch(r"([0-9.]+)([KMGTP]?)[cn]?", text)
     return float(found[1]) * 1024.0 ** " KMGTP".index(found[2] or " ") if found else 0.0
 
 
