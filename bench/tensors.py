@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from bench.artifacts import written
 from bench.records import BenchError
 
+# RuntimeError is torch's word for a file that went between two looks at it.
+_UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError)
+
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
     """Write tensors whole or not at all."""
@@ -38,7 +41,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise BenchError(
             f"{path}: not a readable safetensors file ({error}); delete it and it is made again"
         ) from error
@@ -49,7 +52,7 @@ def read_header(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise BenchError(
             f"{path}: not a readable safetensors file ({error}); delete it and it is made again"
         ) from error

@@ -98,3 +98,16 @@ def test_readers_and_writers_may_share_it(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("gone", [FileNotFoundError, RuntimeError])  # which of them depends on safetensors' version
+def test_a_file_that_goes_while_it_is_opened_is_computed_again(cache, monkeypatch, gone):
+    from bench import tensors
+
+    cache.put("a", torch.ones(3))
+
+    def load(path):
+        raise gone(f"unable to open file <{path}>")
+
+    monkeypatch.setattr(tensors, "load_file", load)
+    assert cache.get("a") is None
