@@ -22,7 +22,7 @@ from bench.session import Session
 from bench.suite import load
 
 CPU = torch.device("cpu")
-LABELED, UNLABELED, CLASSES = 30, 50, 10
+LABELED, UNLABELED = 30, 50
 
 
 def built_in(kind):
@@ -158,7 +158,7 @@ def test_saved_weights_make_the_same_model(method, tmp_path):
             torch.testing.assert_close(one.encoder(unit(images)), features)
             assert (one.head is None) == (other.head is None)
             if one.head is not None:
-                assert one(images).shape == (12, CLASSES)
+                assert one(images).shape == (12, method.dataset.classes)
                 assert torch.equal(one(images), other(images))
 
 
@@ -220,7 +220,7 @@ def test_hidden_labels_change_nothing(method, monkeypatch):
 
     def poisoned(self, split, root):
         samples = load_split(self, split, root)
-        labels = (samples.labels + 1) % CLASSES
+        labels = (samples.labels + 1) % method.dataset.classes
         labels[shown] = samples.labels[shown]
         assert (labels != samples.labels).sum() == len(labels) - len(shown)
         return replace(samples, labels=labels)
@@ -235,7 +235,7 @@ def test_shown_labels_are_used(method):
     if not method.method.sees_labels:
         pytest.skip("sees no labels")
     data = method.data()
-    other = replace(data, labels=torch.where(data.labels >= 0, (data.labels + 1) % CLASSES, -1))
+    other = replace(data, labels=torch.where(data.labels >= 0, (data.labels + 1) % data.classes, -1))
     assert same(method.train("true")[0], method.train("false", data=other)[0])
 
 
@@ -273,13 +273,13 @@ def every_protocol(function):
     return pytest.mark.parametrize("judge", PROTOCOLS, indirect=True)(function)
 
 
-def poisoned(samples):
+def poisoned(samples, classes):
     """Every annotation goes to another image."""
 
     def turned(values):
         return None if values is None else [*values[1:], values[0]]
 
-    labels = None if samples.labels is None else (samples.labels + 1) % CLASSES
+    labels = None if samples.labels is None else (samples.labels + 1) % classes
     multilabel = None if samples.multilabel is None else samples.multilabel.roll(1, 0)
     return replace(
         samples,
@@ -315,7 +315,7 @@ def test_a_protocol_judges_to_the_same_numbers_and_leaves_the_model_alone(judge)
 @every_protocol
 def test_test_labels_choose_nothing(judge):
     first = judge.judge()
-    wrong = judge.judge(replace(judge.target, test=poisoned(judge.target.test)))
+    wrong = judge.judge(replace(judge.target, test=poisoned(judge.target.test, judge.target.classes)))
     assert [m for m in wrong if m.split != "test"] == [m for m in first if m.split != "test"]
     assert [(m.metric, m.layer, m.split, m.step) for m in wrong] == [
         (m.metric, m.layer, m.split, m.step) for m in first

@@ -100,7 +100,9 @@ def test_readers_and_writers_may_share_it(tmp_path):
     assert wrong == []
 
 
-@pytest.mark.parametrize("gone", [FileNotFoundError, RuntimeError])  # which of them depends on safetensors' version
+@pytest.mark.parametrize(
+    "gone", [FileNotFoundError, RuntimeError]
+)  # which of them depends on safetensors' version
 def test_a_file_that_goes_while_it_is_opened_is_computed_again(cache, monkeypatch, gone):
     from bench import tensors
 
