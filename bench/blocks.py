@@ -18,6 +18,7 @@ SELECTION_KEYS: dict[str, Any] = {
     "labels": list,
     "split": str,
     "select": str,
+    "trials": str,
     "lower_is_better": (bool, list),
 }
 
@@ -49,6 +50,7 @@ def query(block: Mapping[str, Any], place: str, rows: Sequence[str], columns: Se
         labels=texts(block.get("labels", [])),
         split=block.get("split", "test"),
         select=block.get("select", "last"),
+        trials=block.get("trials", "validation"),
         lower=tuple(lower) if isinstance(lower, list) else lower,
     )
 
