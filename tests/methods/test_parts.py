@@ -125,3 +125,33 @@ def test_clusters_are_drawn_alike() -> None:
     assert (counts[[0, 1, 3]] >= 32).all()
     assert len(drawn[ids[drawn] == 0].unique()) == counts[0]  # a large cluster is drawn without replacement
     assert not torch.equal(drawn, balanced(ids, 0, 1))
+
+
+def test_the_posterior_is_the_papers_and_not_the_lectures() -> None:
+    """The lecture prints P(D=1) as a softmax over the positive and the m negatives, without a temperature."""
+    rng = np.random.default_rng(1)
+    count, m, tau = 50, 4, 0.1
+    bank = rng.normal(size=(count, 8))
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    v, drawn = bank[3] + 0.3 * rng.normal(size=8), rng.integers(count, size=m)
+    v /= np.linalg.norm(v)
+    z = np.exp(bank @ v / tau).sum()
+    p = np.exp(bank @ v / tau) / z  # Eq. 4, Z over all images
+    h = p / (p + m / count)  # Eq. 5 with P_n = 1 / N
+    paper = -np.log(h[3]) - np.log(1 - h[drawn]).sum()
+    scores = torch.from_numpy(bank @ v / tau)
+    found = nce_loss(scores[3:4], scores[drawn][None], torch.tensor(z), count).item()
+    assert found == pytest.approx(paper, rel=1e-4)
+    e = np.exp(bank @ v)
+    lecture = [e[i] / (e[i] + e[drawn].sum()) for i in (3, *drawn)]
+    assert abs(lecture[0] - h[3]) > 0.1
+    assert abs(-np.log(lecture[0]) - np.log(1 - np.array(lecture[1:])).sum() - paper) > 0.5
+
+
+def test_no_cluster_stays_empty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    crowd = 0.01 * torch.randn(990, 4, generator=generator)
+    few = 5 + torch.randn(10, 4, generator=generator)
+    for seed in range(4):
+        ids, _ = kmeans(torch.cat([crowd, few]), 50, seed)
+        assert torch.bincount(ids, minlength=50).min() > 0
