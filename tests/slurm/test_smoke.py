@@ -24,7 +24,7 @@ cpus = {cpus}
 """
 
 
-def napper(nap=0.01, more="", mem="2G", cpus=2, asks=""):
+def napper(nap=0.01, more="", mem="3G", cpus=2, asks=""):
     return NAPPER.format(nap=nap, more=more, mem=mem, cpus=cpus, asks=asks)
 
 
@@ -59,7 +59,7 @@ def test_smoke_gives_the_values_of_bench_run(slurm, home, bench_process, capsys)
 def test_names_are_data(slurm, home, suite, bench_process):
     slurm()
     label = f"a'; touch {home}/struck; echo $(touch {home}/struck) `touch {home}/struck` ../../x"
-    path = suite(f'[methods."{label}"]\nuse = "walker"\n[slurm]\nmem = "1G"\ncpus = 1')
+    path = suite(f'[methods."{label}"]\nuse = "walker"\n[slurm]\nmem = "2G"\ncpus = 1')
     odd = home / "it's $(touch struck) odd"
     odd.mkdir()
     path = shutil.move(path, odd / "toy.toml")
@@ -98,7 +98,7 @@ use = "walker"
 trouble = "kill"
 trouble_seed = 1
 """
-    asks = "stall = 0.4\npack = 20\nretries = 1\n[slurm.methods.hogs]\nmem = '1G'\ncpus = 1"
+    asks = "stall = 0.4\npack = 20\nretries = 1\n[slurm.methods.hogs]\nmem = '2G'\ncpus = 1"
     more = "hang = -1\n[methods.hangs]\nuse = 'napper'\nhang = 1\n[methods.hogs]\nuse = 'napper'\nhog = 1"
     path = suite(napper(more=more + troubles, asks=asks), top="seeds = 4\nbudget = 144")
     done = bench_process("submit", path, "--wait")
@@ -132,13 +132,13 @@ trouble_seed = 1
 
 def test_a_training_that_ran_out_of_memory_gets_more(slurm, home, suite, bench_process):
     slurm()
-    path = suite(napper(more="hog = 0\nmegabytes = 700", mem="1G", cpus=1), top="seeds = 1\nbudget = 48")
+    path = suite(napper(more="hog = 0\nmegabytes = 1700", mem="2G", cpus=1), top="seeds = 1\nbudget = 48")
     done = bench_process("submit", path, "--wait")
     assert done.code == 0, done.err
     assert {r["status"] for r in rows(home / "results")} == {"ok"}
     status = json.loads(next((home / "runs").glob("napper*/status.json")).read_text())
     assert status["attempt"] == 2
-    assert status["peak_memory_mb"] > 1024
+    assert status["peak_memory_mb"] > 2048
 
 
 def test_a_time_limit_is_survived_and_changes_no_number(slurm, home, suite, bench_process):
@@ -155,8 +155,8 @@ def test_a_time_limit_is_survived_and_changes_no_number(slurm, home, suite, benc
 
 def test_an_evaluation_with_resources_of_its_own_comes_after_its_training(slurm, home, suite, bench_process):
     slurm()
-    asks = "pack = 0\n[slurm.protocols.norms]\nmem = '1G'\ncpus = 1"
-    path = suite(napper(asks=asks, mem="1500M", cpus=1), top="seeds = 2")
+    asks = "pack = 0\n[slurm.protocols.norms]\nmem = '2G'\ncpus = 1"
+    path = suite(napper(asks=asks, mem="2500M", cpus=1), top="seeds = 2")
     dry = bench_process("submit", path, "--dry-run")
     assert "each after its like in array 0" in dry.out, dry.err
     done = bench_process("submit", path, "--wait")

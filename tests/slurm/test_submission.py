@@ -17,7 +17,7 @@ from bench.slurm import ledger, resources, sbatch, submission
 from bench.slurm.resources import Resources
 from bench.suite import load
 
-SLURM = '\n[slurm]\nmem = "1G"\ncpus = 1\npack = 0\n'
+SLURM = '\n[slurm]\nmem = "2G"\ncpus = 1\npack = 0\n'
 
 
 def test_parameters_name_what_sbatch_is_to_be_told():

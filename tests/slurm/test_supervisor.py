@@ -199,7 +199,7 @@ def test_suspects_are_what_the_heartbeat_names_else_the_first_in_order(suite, pl
 def test_a_job_that_is_told_to_stop_runs_again_by_itself(slurm, home, suite, places, blow):
     cluster = slurm()
     path = suite(
-        "[methods.napper]\nnap = 0.3\n[slurm]\nmem = '2G'\ncpus = 2", top='seeds = 2\nbudget = "20 epochs"'
+        "[methods.napper]\nnap = 0.3\n[slurm]\nmem = '3G'\ncpus = 2", top='seeds = 2\nbudget = "20 epochs"'
     )
     subprocess.run([sys.executable, "-m", "bench", "submit", path], check=True)
     _until(lambda: len(list(places.runs.glob("napper*/checkpoint.safetensors"))) == 2)
