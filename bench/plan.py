@@ -167,7 +167,7 @@ def _axes(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _data_axes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    lists = {"labeled_classes", "unlabeled_classes"}
+    lists = {"labeled_classes", "unlabeled_classes", "classes"}
     axes: dict[str, list[Any]] = {}
     for key, value in settings.items():
         if key == "dataset":

@@ -57,6 +57,10 @@ def test_classes_are_a_value_and_lists_of_them_an_axis(planned):
     assert [p.cell.training.data.labeled_classes for p in found] == [(0, 1), (2,)]
     (one,) = planned("[methods]\nnamer = {}", data='dataset = "dots"\nlabeled_classes = [0, 1]')
     assert one.cell.training.data.labeled_classes == (0, 1)
+    found = planned("[target]\nclasses = [[0, 1], [2]]\n[methods]\nnamer = {}")
+    assert [p.cell.aim.classes for p in found] == [(0, 1), (2,)]
+    (one,) = planned("[target]\nclasses = [0, 1]\n[methods]\nnamer = {}")
+    assert one.cell.aim.classes == (0, 1)
 
 
 def test_defaults_are_written_out_so_that_saying_one_changes_nothing(planned):

@@ -12,6 +12,26 @@ from bench.store import collect
 from bench.suite import builtin, load
 
 NAMES = sorted(builtin())
+SEMI = [
+    "cifar10_semi",
+    "cifar100_semi",
+    "svhn_semi",
+    "stl10_semi",
+    "mixmatch_ablation",
+    "noise_tolerance",
+    "oliver_table",
+    "oliver_mismatch",
+    "oliver_unlabeled",
+    "oliver_validation",
+    "oliver_transfer",
+]
+EMBEDDED = [
+    "semi_supervised_embedded",
+    "semi_supervised_scenes",
+    "mixmatch_embedded",
+    "noise_embedded",
+    "vat_epsilon_embedded",
+]
 SKIPPED: dict[str, set[str]] = {}  # suite -> reasons that are meant; all others plan every cell
 
 
@@ -76,7 +96,7 @@ def test_every_table_is_made_of_no_result_and_finds_its_published_numbers(planne
         assert sum(filled) == len(block["published"]["columns"]), table.name
 
 
-@pytest.mark.parametrize("name", ["imagenet_linear", "cifar_svhn"])
+@pytest.mark.parametrize("name", ["imagenet_linear", "cifar_svhn", *SEMI, *EMBEDDED])
 def test_figures_and_tables_are_about_labels_that_are_planned(planned, name):
     suite, labels = load(name), {p.label for p in planned(name)}
     protocols = {p.cell.protocol.name for p in planned(name)}
@@ -190,26 +210,33 @@ def test_deepcluster_and_instance_discrimination_on_imagenet(planned):
         assert settings(cell.protocol, "k", "temperature") == (200, 0.07)
 
 
-# ---- CIFAR and SVHN --------------------------------------------------------------------------------
+# ---- RotNet and Instance Discrimination on CIFAR-10; the semi-supervised papers --------------------
 
 
 @pytest.mark.parametrize(
-    ("label", "dataset", "runs"),
+    ("suite", "label", "dataset", "runs"),
     [
-        ("pi_model", "cifar10", {4000: 10, "all": 4}),
-        ("pi_model", "svhn", {500: 10, 1000: 10, "all": 4}),
-        ("pi_model_plain", "cifar100", {10_000: 10, "all": 4}),
-        ("supervised_conv_large", "cifar10", {1000: 10, 2000: 10, 4000: 10, "all": 4}),
-        ("supervised_conv_large", "svhn", {250: 10, 500: 10, 1000: 10}),
-        ("mean_teacher", "cifar10", {1000: 10, 2000: 10, 4000: 10, "all": 4}),
-        ("mean_teacher_wrn", "cifar10", dict.fromkeys((250, 500, 1000, 2000, 4000), 5)),
-        ("pi_model_wrn", "svhn", dict.fromkeys((250, 500, 1000, 2000, 4000), 5)),
-        ("supervised_nin", "cifar10", dict.fromkeys((200, 1000, 4000, 10_000, "all"), 1)),
+        ("cifar10_semi", "pi_model", "cifar10", {4000: 10, "all": 4}),
+        ("svhn_semi", "pi_model", "svhn", {500: 10, 1000: 10, "all": 4}),
+        ("cifar100_semi", "pi_model_plain", "cifar100", {10_000: 10, "all": 4}),
+        ("cifar10_semi", "temporal_ensembling", "cifar10", {4000: 10, "all": 4}),
+        ("svhn_semi", "temporal_ensembling", "svhn", {500: 10, 1000: 10, "all": 4}),
+        ("cifar100_semi", "temporal_ensembling", "cifar100", {10_000: 10, "all": 4}),
+        ("cifar10_semi", "supervised_conv_large", "cifar10", {1000: 10, 2000: 10, 4000: 10, "all": 4}),
+        ("svhn_semi", "supervised_conv_large", "svhn", {250: 10, 500: 10, 1000: 10}),
+        ("cifar10_semi", "mean_teacher", "cifar10", {1000: 10, 2000: 10, 4000: 10, "all": 4}),
+        ("svhn_semi", "mean_teacher", "svhn", {250: 10, 500: 10, 1000: 10}),
+        ("cifar10_semi", "mean_teacher_wrn", "cifar10", dict.fromkeys((250, 500, 1000, 2000, 4000, 8000), 5)),
+        ("svhn_semi", "pi_model_wrn", "svhn", dict.fromkeys((250, 500, 1000, 2000, 4000, 8000), 5)),
+        ("cifar10_semi", "mixmatch", "cifar10", dict.fromkeys((250, 500, 1000, 2000, 4000), 5)),
+        ("svhn_semi", "mixmatch_extra", "svhn", dict.fromkeys((250, 500, 1000, 2000, 4000), 5)),
+        ("cifar100_semi", "mixmatch", "cifar100", {10_000: 5}),
+        ("cifar_svhn", "supervised_nin", "cifar10", dict.fromkeys((200, 1000, 4000, 10_000, "all"), 1)),
     ],
 )
-def test_label_counts_and_runs_are_the_published_ones(planned, label, dataset, runs):
+def test_label_counts_and_runs_are_the_published_ones(planned, suite, label, dataset, runs):
     found = {}
-    for cell in some(planned("cifar_svhn"), label, dataset=dataset):
+    for cell in some(planned(suite), label, dataset=dataset):
         data = cell.training.data
         found.setdefault(data.labels, []).append((cell.training.seed, data.label_split))
     assert {k: len(v) for k, v in found.items()} == runs
@@ -218,14 +245,19 @@ def test_label_counts_and_runs_are_the_published_ones(planned, label, dataset, r
 
 
 def test_laine_and_ailas_pi_model(planned):
-    for dataset in ("cifar10", "cifar100", "svhn"):
-        for cell in some(planned("cifar_svhn"), "pi_model", dataset=dataset):
+    for suite, dataset, whitening in (
+        ("cifar10_semi", "cifar10", "laine_aila"),
+        ("cifar100_semi", "cifar100", "laine_aila"),
+        ("svhn_semi", "svhn", "per_image"),
+    ):
+        for cell in some(planned(suite), "pi_model", dataset=dataset):
             method, backbone = cell.training.method, cell.training.backbone
             assert cell.training.budget == "300 epochs"
             assert settings(method, "lr", "batch_size", "weight", "by_labels") == (0.003, 100, 100.0, True)
             assert settings(method, "betas", "last_beta1") == ((0.9, 0.999), 0.5)
             assert [300 * d for d in method.get("drops")] == pytest.approx([80, 250])
             assert 300 * method.get("ramp") == pytest.approx(80)
+            assert cell.training.data.whitening == whitening
             assert settings(backbone, "noise", "dropout", "normalization", "momentum") == (
                 0.15,
                 0.5,
@@ -234,8 +266,20 @@ def test_laine_and_ailas_pi_model(planned):
             )
 
 
+@pytest.mark.parametrize(
+    ("suite", "lr", "weight"),
+    [("cifar10_semi", 0.003, 30.0), ("svhn_semi", 0.001, 30.0), ("cifar100_semi", 0.003, 100.0)],
+)
+def test_temporal_ensembling(planned, suite, lr, weight):
+    for cell in some(planned(suite), "temporal_ensembling"):
+        method = cell.training.method
+        assert cell.training.budget == "300 epochs"
+        assert settings(method, "lr", "weight", "average", "by_labels") == (lr, weight, 0.6, True)
+        assert 300 * method.get("ramp") == pytest.approx(80)
+
+
 def test_mean_teacher_on_cifar10(planned):
-    for cell in some(planned("cifar_svhn"), "mean_teacher"):
+    for cell in some(planned("cifar10_semi"), "mean_teacher"):
         method = cell.training.method
         assert settings(method, "average", "weight", "by_labels", "lr", "batch_size") == (
             0.999,
@@ -248,11 +292,23 @@ def test_mean_teacher_on_cifar10(planned):
         budget = cell.training.budget
         passes = 300 * 500 if budget == "300 epochs" else budget / 100 / (4 / 3)
         assert passes == 150_000
+        assert cell.training.data.whitening == "mean_teacher"
+
+
+def test_mean_teacher_on_svhn(planned):
+    for cell in some(planned("svhn_semi"), "mean_teacher"):
+        method = cell.training.method
+        assert settings(method, "average", "early_average", "early_beta2") == (0.999, 0.99, 0.99)
+        assert settings(method, "weight", "by_labels", "labeled_batch", "batch_size") == (1.0, False, 1, 100)
+        assert cell.training.budget / 100 / (4 / 3) == 180_000
+        assert [180 * d for d in method.get("drops")] == pytest.approx([40, 155])
+        assert 180 * method.get("ramp") == pytest.approx(40)
+        assert cell.training.data.whitening == "per_image"
 
 
 @pytest.mark.parametrize("labels", [1000, 2000, 4000])
 def test_mean_teachers_supervised_baseline_on_cifar10(planned, labels):
-    training = some(planned("cifar_svhn"), "supervised_conv_large", dataset="cifar10", labels=labels)[
+    training = some(planned("cifar10_semi"), "supervised_conv_large", dataset="cifar10", labels=labels)[
         0
     ].training
     steps = 750 * labels / 100
@@ -262,35 +318,290 @@ def test_mean_teachers_supervised_baseline_on_cifar10(planned, labels):
 
 
 def test_mean_teachers_supervised_baseline_on_svhn(planned):
-    for cell in some(planned("cifar_svhn"), "supervised_conv_large", dataset="svhn"):
+    for cell in some(planned("svhn_semi"), "supervised_conv_large", dataset="svhn"):
         training = cell.training
         assert training.budget / 100 == 40_000
         assert settings(training.method, "drops", "betas") == ((1.0, 0.75), (0.9, 0.99))
 
 
 @pytest.mark.parametrize(
+    ("suite", "steps", "decay", "epsilon", "plain", "norm"),
+    [
+        ("cifar10_semi", 200_000, (460, 500), 8.0, 10.0, False),
+        ("svhn_semi", 48_000, (80, 120), 3.5, 2.5, True),
+    ],
+)
+def test_vat(planned, suite, steps, decay, epsilon, plain, norm):
+    # 32 labeled images; of 128 unlabeled ones: a clean pass (a third of one without entropy), 2/3, and 1.
+    cost = {0.0: 32 + 128 * 2, 1.0: 32 + 128 * 8 / 3}
+    for label, length, entropy, augment in (
+        ("vat", epsilon, 0.0, "translate_flip"),
+        ("vat_entropy", epsilon, 1.0, "translate_flip"),
+        ("vat_plain", plain, 0.0, "none"),
+        ("vat_entropy_plain", plain, 1.0, "none"),
+    ):
+        for cell in some(planned(suite), label):
+            method, backbone = cell.training.method, cell.training.backbone
+            assert settings(method, "epsilon", "entropy", "weight", "augment") == (
+                length,
+                entropy,
+                1.0,
+                augment,
+            )
+            assert settings(method, "labeled_batch", "batch_size", "lr", "last_beta1") == (
+                32,
+                160,
+                0.001,
+                0.5,
+            )
+            assert settings(method, "order", "iterations", "score_norm") == ("clean_first", 1, norm)
+            assert method.get("drops") == pytest.approx((decay[0] / decay[1],))
+            assert int(cell.training.budget / cost[entropy]) == steps
+            assert settings(backbone, "normalization", "noise", "dropout") == ("batch", 0.0, 0.5)
+            assert cell.training.data.whitening == ("vat" if suite == "cifar10_semi" else "")
+
+
+@pytest.mark.parametrize(
+    ("suite", "alpha", "held", "whitening"),
+    [("cifar10_semi", 1.0, 5000, "ict"), ("svhn_semi", 0.1, 1000, "")],
+)
+def test_ict(planned, suite, alpha, held, whitening):
+    for cell in some(planned(suite), "ict"):
+        method, data = cell.training.method, cell.training.data
+        assert cell.training.budget == "400 epochs"
+        assert settings(method, "lr", "weight_decay", "alpha", "weight") == (0.1, 1e-4, alpha, 100.0)
+        assert settings(method, "labeled_batch", "batch_size", "average") == (100, 200, 0.999)
+        assert 400 * method.get("ramp") == pytest.approx(100)
+        assert 400 * method.get("span") == pytest.approx(450)
+        assert (data.validation, cell.aim.validation, data.whitening) == (held, held, whitening)
+
+
+@pytest.mark.parametrize("suite", ["cifar10_semi", "svhn_semi"])
+@pytest.mark.parametrize(
     ("label", "lr", "weight", "passes"),
     [
         ("supervised_wrn", 3e-3, None, 1),
         ("pi_model_wrn", 3e-4, 20.0, 4 / 3),
         ("mean_teacher_wrn", 4e-4, 8.0, 4 / 3),
+        ("vat_wrn", 3e-3, 0.3, 8 / 3),
+        ("vat_entropy_wrn", 3e-3, 0.3, 8 / 3),
+        ("pseudo_label_wrn", 3e-4, 1.0, 1),
     ],
 )
-def test_olivers_settings(planned, label, lr, weight, passes):
-    for cell in some(planned("cifar_svhn"), label):
+def test_olivers_settings(planned, suite, label, lr, weight, passes):
+    for cell in some(planned(suite), label):
         training = cell.training
         method = training.method
         assert settings(method, "lr", "weight", "optimizer", "batch_size") == (lr, weight, "adam", 100)
         assert int(training.budget / (100 * passes)) == 500_000
         assert (method.get("drops"), method.get("gamma")) == ((0.8,), 0.2)  # at 400,000 steps
         assert method.get("ramp") in {None, 0.4}  # 200,000 steps
+        assert (method.get("starts"), method.get("ends")) in {(None, None), (0.0, 0.4)}
         assert method.get("average") in {None, 0.95}
         assert method.get("stop_gradient") in {None, True}
+        assert method.get("compared") in {None, "unlabeled"}
+        assert method.get("threshold") in {None, 0.95}
+        assert method.get("order") in {None, "clean_last"}
+        assert method.get("entropy") in {None, 0.1 if label == "vat_entropy_wrn" else 0.0}
         assert method.get("schedule") == "step"
-        held = {"cifar10": 5000, "svhn": 7326}[cell.aim.dataset.name]
+        dataset = cell.aim.dataset.name
+        held, epsilon, noise, whitening = {
+            "cifar10": (5000, 6.0, 0.15, "mean_teacher"),
+            "svhn": (7326, 1.0, 0.0, ""),
+        }[dataset]
+        assert method.get("epsilon") in {None, epsilon}
         assert (training.data.validation, cell.aim.validation) == (held, held)
+        assert (training.data.whitening, training.backbone.get("noise")) == (whitening, noise)
         assert (training.snapshots, cell.snapshots) == (100, "all")
         assert training.backbone.name == "wide_resnet_28_2"
+
+
+# 64 labeled and 64 unlabeled images; passes of an unlabeled one; then weight, decay a step, alpha.
+BASELINES = {
+    "pi_model_mm": (4 / 3, 20.0, 5.0, 4e-5, 4e-4, None, None),
+    "pseudo_label_mm": (1, 1.0, 2.0, None, None, None, None),
+    "mixup_mm": (4 / 3, 1.0, 1.0, 4e-5, 4e-5, 0.75, 0.25),
+    "vat_mm": (8 / 3, 0.3, 0.3, 4e-5, 4e-5, None, None),
+    "mean_teacher_mm": (4 / 3, 50.0, 150.0, 4e-4, 4e-5, None, None),
+    "mixmatch": (8 / 3, 75.0, 250.0, 4e-4, 4e-4, 0.75, 0.75),
+}
+
+
+@pytest.mark.parametrize("label", sorted(BASELINES))
+def test_mixmatch_and_its_baselines(planned, label):
+    passes, *pairs = BASELINES[label]
+    for i, suite in enumerate(("cifar10_semi", "svhn_semi")):
+        for cell in some(planned(suite), label):
+            training = cell.training
+            method = training.method
+            assert settings(method, "weight", "decay", "alpha") == tuple(pairs[i::2])
+            assert settings(method, "lr", "batch_size", "labeled_batch", "optimizer") == (
+                0.002,
+                128,
+                64,
+                "adam",
+            )
+            assert method.get("schedule") == "constant"
+            assert int(training.budget / (64 + 64 * passes)) == 2**20
+            assert (training.data.validation, training.data.whitening, cell.snapshots) == (0, "", "all")
+
+
+def test_svhn_with_extra_images(planned):
+    (teacher, *_), (mixmatch, *_) = (
+        some(planned("svhn_semi"), label, extra=True) for label in ("mean_teacher_extra", "mixmatch_extra")
+    )
+    assert settings(teacher.training.method, "weight", "decay") == (180.0, 4e-5)
+    assert settings(mixmatch.training.method, "weight", "decay", "alpha") == (250.0, 2e-6, 0.25)
+    assert {c.training.data.extra for c in some(planned("svhn_semi"), "mixmatch")} == {False}
+
+
+def test_mixmatch_on_cifar100_and_stl10(planned):
+    (cell, *_) = some(planned("cifar100_semi"), "mixmatch")
+    assert settings(cell.training.method, "weight", "decay", "alpha") == (150.0, 8e-4, 0.75)
+    folds = some(planned("stl10_semi"), "mixmatch")
+    assert [c.training.data.dataset.get("fold") for c in folds] == [0, 1, 2, 3, 4]
+    assert all(c.training.data.extra and c.training.data.labels == "all" for c in folds)
+    assert {c.training.method.get("weight") for c in folds} == {50.0}
+    (whole,) = some(planned("stl10_semi"), "mixmatch_all")
+    assert whole.training.data.dataset.get("fold") == -1
+
+
+ABLATION = {  # label: what differs from MixMatch, and passes of an unlabeled image
+    "mixmatch": ({}, 8 / 3),
+    "guesses_1": ({"guesses": 1}, 4 / 3),
+    "guesses_3": ({"guesses": 3}, 4),
+    "guesses_4": ({"guesses": 4}, 16 / 3),
+    "temperature_1": ({"temperature": 1.0}, 8 / 3),
+    "guess_by_average": ({"guess_by_average": True}, 8 / 3),
+    "mixed_none": ({"mixed": "none"}, 8 / 3),
+    "mixed_labeled": ({"mixed": "labeled"}, 8 / 3),
+    "mixed_unlabeled": ({"mixed": "unlabeled"}, 8 / 3),
+    "mixed_separate": ({"mixed": "separate"}, 8 / 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("suite", "labeled", "hidden", "steps"),
+    [("mixmatch_ablation", 64, 64, 2**20), ("mixmatch_embedded", 10, 40, 1000)],
+)
+def test_mixmatchs_ablation_changes_one_setting_a_row_and_no_number_of_steps(
+    planned, suite, labeled, hidden, steps
+):
+    cells = planned(suite)
+    base = dict(some(cells, "mixmatch")[0].training.method.settings)
+    assert (base["guesses"], base["temperature"], base["mixed"]) == (2, 0.5, "all")
+    for label, (change, passes) in ABLATION.items():
+        for cell in some(cells, label):
+            assert dict(cell.training.method.settings) == base | change
+            assert int(cell.training.budget / (labeled + hidden * passes)) == steps
+    for cell in some(cells, "ict"):
+        assert int(cell.training.budget / (labeled + hidden * 4 / 3)) == steps
+        assert settings(cell.training.method, "per_sample", "dominant", "mix_labeled") == (True, True, False)
+
+
+def test_mixmatchs_ablation_is_of_split_3_and_icts_weight_1000(planned):
+    cells = planned("mixmatch_ablation")
+    assert {(p.cell.training.seed, p.cell.training.data.label_split) for p in cells} == {(3, 3)}
+    assert {p.cell.training.data.labels for p in cells} == {250, 4000}
+    assert {c.training.method.get("weight") for c in some(cells, "ict")} == {1000.0}
+
+
+@pytest.mark.parametrize(
+    ("suite", "weights"), [("noise_tolerance", (300.0, 3000.0)), ("noise_embedded", (10.0, 100.0))]
+)
+def test_wrong_labels_and_the_weights_that_go_with_them(planned, suite, weights):
+    cells = planned(suite)
+    for label in ("pi_model", "temporal_ensembling"):
+        found = {c.training.data.label_noise: c.training.method.get("weight") for c in some(cells, label)}
+        assert found == dict(zip((0.0, 0.2, 0.5, 0.8, 0.9), [weights[0]] * 2 + [weights[1]] * 3, strict=True))
+    assert {p.cell.training.data.labels for p in cells} == {"all"}
+    assert {p.label for p in cells} == {"supervised", "pi_model", "temporal_ensembling", "mean_teacher"}
+    if suite == "noise_tolerance":
+        for cell in some(cells, "temporal_ensembling"):
+            assert (cell.training.method.get("lr"), cell.training.budget) == (0.001, "300 epochs")
+            assert cell.training.data.dataset.name == "svhn"
+
+
+# ---- Oliver et al.: what is compared, not how --------------------------------------------------------
+
+
+@pytest.mark.parametrize("suite", ["oliver_table", "semi_supervised_embedded", "semi_supervised_scenes"])
+def test_every_method_has_as_many_trials_as_the_baseline_and_something_to_choose_on(planned, suite):
+    trials = {}
+    for p in planned(suite):
+        trials.setdefault((p.label, p.cell.aim.dataset.name), set()).add(p.trial)
+        assert p.cell.aim.validation == p.cell.training.data.validation > 0
+    assert any(label == "supervised" for label, _ in trials)
+    assert len({frozenset(t) for t in trials.values()}) == 1
+    assert len(next(iter(trials.values()))) == (20 if suite == "oliver_table" else 3)
+
+
+def test_olivers_table_starts_its_search_from_their_settings(planned):
+    found = {}
+    for p in planned("oliver_table"):
+        if p.trial == 0:
+            method = p.cell.training.method
+            found[p.label, p.cell.aim.dataset.name] = settings(method, "lr", "weight", "epsilon", "entropy")
+    for dataset, epsilon in (("cifar10", 6.0), ("svhn", 1.0)):
+        assert found["supervised", dataset] == (3e-3, None, None, None)
+        assert found["pi_model", dataset] == (3e-4, 20.0, None, None)
+        assert found["mean_teacher", dataset] == (4e-4, 8.0, None, None)
+        assert found["vat", dataset] == (3e-3, 0.3, epsilon, 0.0)
+        assert found["vat_entropy", dataset] == (3e-3, 0.3, epsilon, 0.1)
+        assert found["pseudo_label", dataset] == (3e-4, 1.0, None, None)
+
+
+def test_class_mismatch_has_the_published_class_sets(planned):
+    cells = planned("oliver_mismatch")
+    animals = (2, 3, 4, 5, 6, 7)
+    sets = [(4, 5, 6, 7), (0, 5, 6, 7), (0, 1, 6, 7), (0, 1, 8, 7), (0, 1, 8, 9)]
+    for label in ("supervised", "pi_model", "mean_teacher", "vat", "pseudo_label"):
+        found = [c.training.data.unlabeled_classes for c in some(cells, label)]
+        assert list(dict.fromkeys(found)) == sets
+    assert [len(set(s) - set(animals)) for s in sets] == [0, 1, 2, 3, 4]
+    for p in cells:
+        assert (p.cell.training.data.labeled_classes, p.cell.aim.classes) == (animals, animals)
+        assert (p.cell.training.data.labels, p.cell.training.data.validation) == (6 * 400, 5000)
+        assert p.cell.aim.validation == 6 * 500  # balanced: the animals among the images that are held out
+
+
+def test_unlabeled_images_from_none_to_all_the_extra_ones(planned):
+    cells = planned("oliver_unlabeled")
+    sizes = [10_000, 20_000, 40_000, 80_000, 160_000, 320_000, 531_131]
+    for label in ("pi_model", "mean_teacher", "vat", "pseudo_label"):
+        assert sorted({c.training.data.unlabeled for c in some(cells, label)}) == sizes
+    assert {c.training.data.unlabeled for c in some(cells, "supervised")} == {0}
+    assert {(p.cell.training.data.labels, p.cell.training.data.extra) for p in cells} == {(1000, True)}
+
+
+def test_small_validation_sets_are_drawn_ten_times(planned):
+    for p in planned("oliver_validation"):
+        assert (p.cell.protocol.name, p.cell.protocol.get("resamples")) == ("small_validation", 10)
+        assert max(p.cell.protocol.get("sizes")) <= p.cell.aim.validation == 7326
+        assert p.cell.training.data.labels == 1000
+
+
+def test_transfer_starts_from_every_pretext_method_and_from_scratch(planned):
+    cells = planned("oliver_transfer")
+    pretexts = ("rotation", "instance_discrimination", "deepcluster")
+    for label in ("supervised", "mean_teacher", "vat"):
+        (budget,) = {c.training.budget for c in some(cells, label)}
+        for pretext in pretexts:
+            for cell in some(cells, f"{label} from {pretext}"):
+                start = cell.training.init
+                assert (start.method.name, start.data.labels, start.seed) == (pretext, 0, cell.training.seed)
+                assert (start.data.whitening, start.data.validation) == ("mean_teacher", 5000)
+                assert cell.training.budget == budget
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_suites_say_how_long_they_take(planned, name):
+    suite = load(name)
+    assert suite.minutes
+    passes = sum(t.budget for t in plan.trainings(planned(name)))
+    per_second = {"digits": 40_000 / 12, "scenes": 60_000 / 60}
+    (dataset,) = {p.cell.aim.dataset.name for p in planned(name)}
+    assert passes / per_second[dataset] / 2 / 60 <= suite.minutes  # two processes side by side
 
 
 def test_rotnet_on_cifar10(planned):

@@ -20,7 +20,16 @@ from protocols.mlp_probe import MlpProbe
 MLP = MlpProbe(layer="conv1", pooling="dims_max", size=128, learning_rate=0.01, epochs=6, average_last=3)
 SVM = LinearSvm(layer="conv1", pooling="dims_max", size=128, costs=(1e-4, 0.01, 1.0))
 TUNE = FineTune(epochs=3, batch_size=30, learning_rates=(0.001, 0.1), pad=1)
-MINE = {"error", "fine_tune", "knn", "linear_probe", "linear_svm", "mlp_probe"}
+MINE = {
+    "error",
+    "fine_tune",
+    "knn",
+    "linear_probe",
+    "linear_svm",
+    "mlp_probe",
+    "perturbed",
+    "small_validation",
+}
 
 
 def _by(found):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 
 import numpy as np
@@ -30,6 +31,43 @@ def test_digests_are_pinned():
     assert splits.split_digest([3, 1, 20]) == sha("1,3,20")
     assert splits.split_digest(splits.labeled(labels, 250, "cifar10", 0))[:16] == "8ce9b2b352ec2c43"
     assert splits.split_digest(splits.validation(labels, 500, "cifar10", 0))[:16] == "51d9e22a03712f68"
+
+
+# Every published number of labels; image i is of class i modulo the classes, for the digests are of the rule alone.
+# Worked out from the rule by a sort of hashlib's digests, apart from the code.
+PUBLISHED = [
+    ("cifar10", 50_000, 10, 250, "8ce9b2b352ec2c43", "01a71df4744f4320"),
+    ("cifar10", 50_000, 10, 500, "23d62f04910823de", "cecd43ee2adad4e6"),
+    ("cifar10", 50_000, 10, 1000, "a42cd120ef0ddd56", "74a00f84bafbed41"),
+    ("cifar10", 50_000, 10, 2000, "5f3d979999a3654a", "7fcc9b82d341f2b1"),
+    ("cifar10", 50_000, 10, 4000, "84f4adcacae2d9a8", "b08211a8e0ea490e"),
+    ("cifar10", 50_000, 10, 8000, "91d09a53e14782a6", "6aafa8d27427371b"),
+    ("svhn", 73_257, 10, 250, "a059fe339433390b", "fc58db79e4bae643"),
+    ("svhn", 73_257, 10, 500, "5b1fa30ec20256c7", "3c258562d479cf3c"),
+    ("svhn", 73_257, 10, 1000, "a33856a17ec85579", "e64c0c40f38b1902"),
+    ("svhn", 73_257, 10, 2000, "1611b3b2688c9dc9", "a32530879baec195"),
+    ("svhn", 73_257, 10, 4000, "87434b65dd0262f4", "94becd48acf49fde"),
+    ("svhn", 73_257, 10, 8000, "08dca32fac225285", "d0c528d14c64d1f9"),
+    ("cifar100", 50_000, 100, 10000, "1ce5a0c91e15011d", "5a0770fc8846cf30"),
+    ("stl10", 5_000, 10, 1000, "7f3eb2631112df97", "8db82d3cfb1abe13"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "images", "classes", "n", "first", "fifth"), PUBLISHED)
+def test_digests_of_every_published_number_of_labels_are_pinned(dataset, images, classes, n, first, fifth):
+    labels = np.arange(images) % classes
+    for split, pinned in ((0, first), (4, fifth)):
+        taken = splits.labeled(labels, n, dataset, split)
+        assert splits.split_digest(taken)[:16] == pinned
+        assert set(np.bincount(labels[taken], minlength=classes)) == {n // classes}
+
+
+@pytest.mark.parametrize(("dataset", "images"), [("cifar10", 50_000), ("svhn", 73_257)])
+def test_published_numbers_of_labels_are_nested(dataset, images):
+    counts = sorted(n for name, *_, n, _, _ in PUBLISHED if name == dataset)
+    labels = np.arange(images) % 10
+    sets = [set(splits.labeled(labels, n, dataset, 0).tolist()) for n in counts]
+    assert all(small < large for small, large in itertools.pairwise(sets))
 
 
 @settings(deadline=None, max_examples=40)
