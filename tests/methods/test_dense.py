@@ -10,10 +10,14 @@ import torch
 from torch import nn
 
 from bench.contracts import BenchError
+from methods._loop import _Feed
 from methods.colorization import Colorization
 from methods.parts.ab_bins import AbBins, gamut, rebalanced
 from methods.parts.decoders import at_centers, pixel_classifier, rows
+from methods.parts.joined import towers
 from methods.parts.lab import Channels, planes, to_lab, to_rgb
+from methods.parts.levels import Levels
+from methods.split_brain import SplitBrain
 
 # Published CIE Lab values of sRGB under D65.
 KNOWN = {
@@ -156,7 +160,7 @@ def trained(method, backbone, data, run):
     return method.train(model, data, run)
 
 
-def uniform(model, method):
+def uniform(model):
     """All scores alike."""
     for part in model.parts.values():
         for conv in (m for m in part.modules() if isinstance(m, nn.Conv2d)):
@@ -164,12 +168,10 @@ def uniform(model, method):
 
 
 def test_colorization_of_an_ignorant_decoder_is_the_weighted_log_of_the_bins(small, data, make_run):
-    from methods._loop import _Feed
-
     method = Colorization(batch_size=12, stride=4)
     run = make_run()
     model = method.build(small, data.shape, run.generator("weights"))
-    uniform(model, method)
+    uniform(model)
     state = method.state(model, data, run)
     method.begin_epoch(0, model, state, data, run)
     batch = next(_Feed(method, data, run).batches(state, 0, 0))
@@ -215,3 +217,104 @@ def test_colorized_examples_are_shown(small, data, make_run):
     gray = picture[:, 2:18, 2:18]
     assert (gray - gray.mean(0)).abs().max() < 1e-3
     assert torch.allclose(to_lab(gray[None], "L"), to_lab(data.images.pixels[:1], "L"), atol=0.1)
+
+
+# ---- split-brain ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["L|ab", "ab|L", "ba|L", "a|Lb", "R|GB", "BG|R"])
+@pytest.mark.parametrize("loss", ["classification", "regression"])
+def test_no_tower_sees_its_own_targets(small, data, make_run, split, loss):
+    """Images that differ in one group of channels alone: the other tower's maps and losses' gradients stay."""
+    method, run = SplitBrain(split=split, loss=loss, stride=4), make_run()
+    model = method.build(small, data.shape, run.generator("weights")).eval()
+    encoder = model.encoder
+    assert encoder.channels == {"conv1": 6, "conv2": 8}
+    assert encoder.dim == 8
+    seen = torch.rand(2, 3, 16, 16)
+    for k, changed in enumerate(split.split("|")):
+        source = encoder.input(seen)
+        other = source.clone()
+        where = [split.replace("|", "").index(name) for name in changed]
+        other[:, where] += torch.rand(2, len(where), 16, 16)
+        a, b = encoder.trunk(source), encoder.trunk(other)
+        stays, moves = (slice(4, 8), slice(0, 4)) if k == 0 else (slice(0, 4), slice(4, 8))
+        assert torch.equal(a[:, stays], b[:, stays])
+        assert not torch.equal(a[:, moves], b[:, moves])
+
+
+def test_a_change_of_color_leaves_the_tower_of_lightness_alone(small, data, make_run):
+    model = SplitBrain(stride=4).build(small, data.shape, make_run().generator("weights")).eval()
+    images = torch.rand(3, 3, 16, 16) * 0.4 + 0.3
+    lab = to_lab(images)
+    recolored = to_rgb(torch.cat([lab[:, :1], lab[:, 1:].flip(0) * 0.5], 1))
+    assert (to_lab(recolored)[:, 0] - lab[:, 0]).abs().max() < 1e-3
+    lighter = to_rgb(torch.cat([lab[:, :1] + 5, lab[:, 1:]], 1))
+    maps, other, brighter = (
+        model.encoder.activations(i, ["conv2"])["conv2"] for i in (images, recolored, lighter)
+    )
+    assert torch.allclose(maps[:, :4], other[:, :4], atol=1e-4)
+    assert (maps[:, 4:] - other[:, 4:]).abs().max() > 0.01
+    assert torch.allclose(maps[:, 4:], brighter[:, 4:], atol=1e-4)
+    assert (maps[:, :4] - brighter[:, :4]).abs().max() > 0.01
+
+
+def test_towers_are_the_joined_encoder(small, data, make_run):
+    model = SplitBrain(stride=4).build(small, data.shape, make_run().generator("weights")).eval()
+    images = data.images.pixels[:4]
+    joined = torch.cat(towers(model.encoder, images, "conv2"), 1)
+    assert torch.equal(joined, model.encoder.activations(images, ["conv2"])["conv2"])
+    assert torch.allclose(model.encoder(images), joined.mean((2, 3)))
+    tail = model.encoder.above("conv1", torch.Generator().manual_seed(0))
+    assert tail(model.encoder.activations(images, ["conv1"])["conv1"]).shape == (4, 8)
+
+
+def test_each_loss_trains_its_own_tower(small, data, make_run):
+    method, run = SplitBrain(batch_size=12, stride=4), make_run()
+    model = method.build(small, data.shape, run.generator("weights"))
+    batch = next(_Feed(method, data, run).batches({}, 0, 0))
+    losses = method.losses(model, {}, batch, 0, 1)
+    assert list(losses) == ["ab", "L"]  # the first tower predicts the second one's channels
+    for target, mine, others in (("ab", "first", "second"), ("L", "second", "first")):
+        model.zero_grad()
+        losses[target].backward(retain_graph=True)
+        moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        assert any(f".{mine}." in n for n in moved)
+        assert not any(f".{others}." in n for n in moved)
+        assert {n.split(".")[1] for n in moved if n.startswith("parts.")} == {f"predict_{target}"}
+
+
+def test_ignorant_towers_pay_the_log_of_the_classes(small, data, make_run):
+    run = make_run()
+    for split, expected in (("L|ab", {"ab": 309, "L": 100}), ("R|GB", {"GB": 256, "R": 100})):
+        method = SplitBrain(batch_size=12, stride=4, split=split)
+        model = method.build(small, data.shape, run.generator("weights"))
+        uniform(model)
+        batch = next(_Feed(method, data, run).batches({}, 0, 0))
+        losses = method.losses(model, {}, batch, 0, 1)
+        assert {k: float(v.detach().exp()) for k, v in losses.items()} == pytest.approx(expected, rel=1e-4)
+    method = SplitBrain(batch_size=12, stride=4, loss="regression")
+    model = method.build(small, data.shape, run.generator("weights"))
+    uniform(model)
+    losses = method.losses(model, {}, batch, 0, 1)
+    lab = to_lab(at_centers(batch.views[0], 4, 4)).double()
+    assert float(losses["L"].detach()) == pytest.approx(
+        float((lab[:, 0] / 50 - 1).square().mean() / 2), rel=1e-4
+    )
+    color = (lab[:, 1:] / 110).square().sum(1).mean() / 2
+    assert float(losses["ab"].detach()) == pytest.approx(float(color), rel=1e-4)
+
+
+def test_levels():
+    found, weight = Levels("L", 100)(torch.tensor([[0.0], [0.99], [1.0], [99.99], [100.0], [101.0]]))
+    assert found.flatten().tolist() == [0, 0, 1, 99, 99, 99]
+    assert weight.tolist() == [[1.0]] * 6
+    pair = Levels("GB", 16)
+    assert len(pair) == 256
+    assert pair(torch.tensor([[0.0, 0.0], [0.5, 0.99], [1.0, 0.07]]))[0].flatten().tolist() == [0, 143, 241]
+
+
+@pytest.mark.parametrize("split", ["Lab", "L|a", "L|RG", "L|Lab", "|Lab", "L|a|b"])
+def test_a_wrong_split_is_one_line(split):
+    with pytest.raises(BenchError, match="split_brain.split must part"):
+        SplitBrain(split=split)
