@@ -102,4 +102,5 @@ class SplitBrain(Loop):
         names = "ab" if sorted(target) == ["a", "b"] else target
         index, code = model.parts[f"classes_{target}"](rows(planes(pixels, names)))
         found: Tensor = F.log_softmax(rows(scores), 1).gather(1, index)
-        return -(code * found).sum(1).mean()
+        distance: Tensor = -(code * found).sum(1).mean()
+        return distance

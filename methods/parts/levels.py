@@ -16,7 +16,7 @@ class Levels(nn.Module):
         self.names, self.count = names, count
 
     def __len__(self) -> int:
-        return self.count ** len(self.names)
+        return int(self.count ** len(self.names))
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Colors (M, channels) to their class and its weight, 1: int64 and float (M, 1)."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bench.contracts import BenchError
+from bench.contracts import BenchError, Draws
 from methods._loop import _Feed
 from methods.colorization import Colorization
+from methods.context_encoder import ContextEncoder
 from methods.parts.ab_bins import AbBins, gamut, rebalanced
-from methods.parts.decoders import at_centers, pixel_classifier, rows
+from methods.parts.decoders import ChannelwiseLinear, Painter, at_centers, pixel_classifier, rows
+from methods.parts.discriminators import discriminator, fooling_loss, telling_loss
 from methods.parts.joined import towers
 from methods.parts.lab import Channels, planes, to_lab, to_rgb
 from methods.parts.levels import Levels
+from methods.parts.masks import emphasized, holes
 from methods.split_brain import SplitBrain
 
 # Published CIE Lab values of sRGB under D65.
@@ -318,3 +322,185 @@ def test_levels():
 def test_a_wrong_split_is_one_line(split):
     with pytest.raises(BenchError, match="split_brain.split must part"):
         SplitBrain(split=split)
+
+
+# ---- inpainting ----------------------------------------------------------------------------------
+
+
+def cut(kind, side=64, count=400, **changed):
+    shapes = {"blocks": 4, "block": 0.25, "area": 0.25, "cells": 8} | changed
+    return holes(kind, Draws(0, 0, torch.arange(count)), side, **shapes)
+
+
+def test_masks_have_the_area_that_they_should():
+    area = {kind: cut(kind).float().mean((1, 2, 3)) for kind in ("central", "block", "region")}
+    assert (area["central"] == 0.25).all()
+    assert (area["region"] == 0.25).all()
+    assert area["block"].max() <= 0.25
+    assert area["block"].min() >= 1 / 16
+    # Of k squares anywhere a pixel misses all with probability (1 - p)^k: p is a product over the axes.
+    places = np.arange(64)
+    axis = np.minimum.reduce([places + 1, 64 - places, np.full(64, 16), np.full(64, 49)]) / 49
+    covered = 1 - (1 - np.outer(axis, axis)) ** 4
+    found = cut("block", count=4000).float().mean((0, 1)).numpy()
+    assert np.abs(found - covered).max() < 5 * 0.5 / 4000**0.5
+    one = cut("block", blocks=1, block=1 / 3, side=48)
+    assert (one.sum((2, 3)) == 16 * 16).all()
+    assert (one.any(2).sum(2) == 16).all()  # squares, not scattered pixels
+
+
+def test_masks_are_every_images_own_and_regions_are_smooth():
+    for kind in ("block", "region"):
+        assert len({m.numpy().tobytes() for m in cut(kind, count=50)}) == 50
+    region = cut("region")
+    borders = (region[..., 1:] != region[..., :-1]).float().sum((1, 2, 3)).mean() / 64
+    scattered = 2 * 0.25 * 0.75 * 63  # changes along a row if pixels were drawn one by one
+    assert 1 < borders < scattered / 4
+    assert region.float().mean((0, 1)).std() < 0.05  # anywhere alike
+    with pytest.raises(BenchError, match="mask 'oval' is not known"):
+        cut("oval")
+
+
+def test_pixels_around_a_hole_weigh_more():
+    hole = torch.zeros(1, 1, 7, 7, dtype=torch.bool)
+    hole[..., 3, 3:5] = True
+    found = emphasized(hole, 1, 10.0, 0.1)[0, 0]
+    for y, x in np.ndindex(7, 7):
+        apart = min(max(abs(y - 3), abs(x - c)) for c in (3, 4))
+        assert float(found[y, x]) == pytest.approx({0: 1.0, 1: 10.0}.get(apart, 0.1))
+    assert torch.equal(emphasized(hole, 0, 10.0, 0.0), hole.float())
+
+
+def painted(small, data, run, **settings):
+    method = ContextEncoder(batch_size=12, width=4, cells=3, overlap=1, **settings)
+    model = method.build(small, data.shape, run.generator("weights"))
+    return method, model, next(_Feed(method, data, run).batches({}, 0, 0))
+
+
+@pytest.mark.parametrize("mask", ["central", "block", "region"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_reconstruction_is_the_weighted_square_in_the_hole(small, data, make_run, mask, stride):
+    method, model, batch = painted(small, data, make_run(), mask=mask, stride=stride, known=0.5)
+    images = batch.views[0].double() / 255
+    hole = method._holes(batch.draws(), images)
+    model.eval()
+    (loss,) = method.losses(model, {}, batch, 0, 1).values()
+    made = method._paint(model, images.float(), hole).detach().double().numpy()
+    cells = 16 // stride
+    total, pixels = 0.0, 0
+    for n, y, x in np.ndindex(12, cells, cells):
+        inside = np.s_[y * stride : (y + 1) * stride, x * stride : (x + 1) * stride]
+        weight = emphasized(hole, 1, 10.0, 0.5)[n, 0][inside].mean().item()
+        true = 2 * images[n][(slice(None), *inside)].mean((1, 2)).numpy() - 1
+        total += weight * ((made[n, :, y, x] - true) ** 2).sum()
+        pixels += 3
+    assert float(loss.detach()) == pytest.approx(total / pixels, rel=1e-4)
+
+
+@pytest.mark.parametrize("fill", ["constant", "image"])
+def test_nothing_of_the_hole_is_seen(small, data, make_run, fill):
+    method, _, batch = painted(small, data, make_run(), fill="constant")
+    images = batch.views[0].float() / 255
+    hole = method._holes(batch.draws(), images)
+    other = torch.where(hole, torch.rand_like(images), images)
+    assert torch.equal(method._cut(images, hole), method._cut(other, hole))
+    seen = replace(method, fill=fill)._cut(images, hole)
+    inside = seen.movedim(1, -1)[hole[:, 0]]
+    wanted = torch.tensor([117.0, 104.0, 123.0]) / 255
+    if fill == "image":
+        wanted = images.mean((2, 3)).repeat_interleave(hole.sum((1, 2, 3)), 0)
+    assert torch.allclose(inside, wanted.expand_as(inside), atol=1e-6)
+    assert torch.equal(seen[~hole.expand_as(seen)], images[~hole.expand_as(images)])
+
+
+@pytest.mark.parametrize("mask", ["central", "region"])
+def test_each_side_gets_its_own_gradient(small, data, make_run, mask):
+    """One backward pass over the sum gives what two separate ones would."""
+    method, model, batch = painted(small, data, make_run(), mask=mask, adversarial=0.25)
+    losses = method.losses(model, {}, batch, 0, 1)
+    assert set(losses) == {"reconstruction", "adversarial", "discriminator"}
+    grads = {}
+    for name, loss in losses.items():
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        grads[name] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    judges = {n for n, _ in model.named_parameters() if n.startswith("parts.discriminator.")}
+    makers = {n for n, _ in model.named_parameters()} - judges
+    assert judges
+    assert set(grads["discriminator"]) == judges
+    assert set(grads["adversarial"]) == set(grads["reconstruction"]) == makers
+    for name, wanted in (("discriminator", "parts.discriminator"), ("adversarial", "encoder.trunk.conv1")):
+        assert any(g.abs().max() > 0 for n, g in grads[name].items() if n.startswith(wanted))
+    model.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()
+    for n, p in model.named_parameters():
+        expected = sum(g[n] for g in grads.values() if n in g)
+        assert torch.allclose(p.grad, expected, rtol=1e-3, atol=1e-6), n
+    rates = {len(g["params"]): g.get("scale", 1.0) for g in method.groups(model)}
+    assert rates == {len(makers): 1.0, len(judges): 0.1}
+
+
+def test_the_game_is_gans():
+    """Against the formulas with a judge that is one number a picture."""
+    judge = nn.Sequential(nn.Flatten(), nn.Linear(3, 1))
+    real, made = torch.randn(5, 3, 1, 1), torch.randn(5, 3, 1, 1, requires_grad=True)
+
+    def probability(x):
+        return [1 / (1 + math.exp(-float(v))) for v in judge(x).detach()]
+
+    told = -np.mean([math.log(p) for p in probability(real)]) - np.mean(
+        [math.log(1 - p) for p in probability(made)]
+    )
+    assert float(telling_loss(judge, real, made).detach()) == pytest.approx(told, rel=1e-5)
+    fooled = -np.mean([math.log(p) for p in probability(made)])
+    assert float(fooling_loss(judge, made).detach()) == pytest.approx(fooled, rel=1e-5)
+    loud = discriminator(3, 12, 4, torch.Generator().manual_seed(0))
+    assert loud(torch.zeros(2, 3, 12, 12)).shape == (2, 1)
+    before = {k: v.clone() for k, v in loud.state_dict().items()}
+    fooling_loss(loud, torch.rand(2, 3, 12, 12))
+    assert all(torch.equal(v, before[k]) for k, v in loud.state_dict().items())  # statistics too
+
+
+def test_a_channelwise_layer_mixes_no_channels():
+    layer = ChannelwiseLinear(3, 2)
+    nn.init.normal_(layer.weight)
+    maps = torch.randn(4, 3, 2, 2)
+    found = layer(maps)
+    for n, c in np.ndindex(4, 3):
+        expected = maps[n, c].flatten() @ layer.weight[c]
+        assert torch.allclose(found[n, c].flatten(), expected, atol=1e-5)
+
+
+def test_a_painter_hits_any_size():
+    for side, maps in ((16, 4), (12, 4), (24, 3), (30, 4)):
+        painter = Painter(5, maps, side, 4, torch.Generator().manual_seed(0))
+        assert painter(torch.randn(2, 5, maps, maps)).shape == (2, 3, side, side)
+
+
+def test_inpainted_examples_are_shown(small, data, make_run):
+    run = make_run()
+    shown = Shown(run)
+    trained(ContextEncoder(batch_size=12, width=4, cells=3, mask="central"), small, data, run)
+    picture = shown.pictures["inpainted"]
+    tiles = [picture[:, 2 + 18 * k : 18 + 18 * k, 2:18] for k in range(3)]
+    true = data.images.pixels[0] / 255
+    assert torch.allclose(tiles[2], true)
+    assert torch.allclose(
+        tiles[0][:, 4:12, 4:12], (torch.tensor([117, 104, 123]) / 255)[:, None, None].expand(3, 8, 8)
+    )
+    assert torch.equal(tiles[0][:, :4], true[:, :4])
+    assert torch.equal(tiles[1][:, :4], true[:, :4])
+    assert not torch.allclose(tiles[1][:, 4:12, 4:12], true[:, 4:12, 4:12], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"mask": "oval"}, "context_encoder.mask must be central, block, region"),
+        ({"fill": "black"}, "context_encoder.fill must be"),
+        ({"adversarial": 1.0}, "context_encoder.adversarial must be"),
+    ],
+)
+def test_wrong_settings_are_one_line(settings, told):
+    with pytest.raises(BenchError, match=told):
+        ContextEncoder(**settings)
