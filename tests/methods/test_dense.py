@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from dataclasses import replace
 
@@ -14,9 +15,12 @@ from bench.contracts import BenchError, Draws
 from methods._loop import _Feed
 from methods.colorization import Colorization
 from methods.context_encoder import ContextEncoder
+from methods.larsson_colorization import LarssonColorization
 from methods.parts.ab_bins import AbBins, gamut, rebalanced
 from methods.parts.decoders import ChannelwiseLinear, Painter, at_centers, pixel_classifier, rows
 from methods.parts.discriminators import discriminator, fooling_loss, telling_loss
+from methods.parts.hue_chroma import color, expected, histograms, hue_chroma
+from methods.parts.hypercolumns import hypercolumns
 from methods.parts.joined import towers
 from methods.parts.lab import Channels, planes, to_lab, to_rgb
 from methods.parts.levels import Levels
@@ -106,8 +110,8 @@ def test_soft_codes_are_those_of_a_float64_loop(neighbors):
     ab = rows(to_lab(images, "ab"))
     index, weights = bins(ab)
     centers = bins.centers.double().numpy()
-    for color, found, code in zip(ab.double().numpy(), index.numpy(), weights.numpy(), strict=True):
-        squared = [float(((color - center) ** 2).sum()) for center in centers]
+    for one, found, code in zip(ab.double().numpy(), index.numpy(), weights.numpy(), strict=True):
+        squared = [float(((one - center) ** 2).sum()) for center in centers]
         order = sorted(range(len(centers)), key=squared.__getitem__)[:neighbors]
         raw = [math.exp(-squared[q] / (2 * 5.0**2)) for q in order]
         assert [squared[q] for q in found] == pytest.approx([squared[q] for q in order], rel=1e-4, abs=1e-3)
@@ -290,13 +294,13 @@ def test_each_loss_trains_its_own_tower(small, data, make_run):
 
 def test_ignorant_towers_pay_the_log_of_the_classes(small, data, make_run):
     run = make_run()
-    for split, expected in (("L|ab", {"ab": 309, "L": 100}), ("R|GB", {"GB": 256, "R": 100})):
+    for split, classes in (("L|ab", {"ab": 309, "L": 100}), ("R|GB", {"GB": 256, "R": 100})):
         method = SplitBrain(batch_size=12, stride=4, split=split)
         model = method.build(small, data.shape, run.generator("weights"))
         uniform(model)
         batch = next(_Feed(method, data, run).batches({}, 0, 0))
         losses = method.losses(model, {}, batch, 0, 1)
-        assert {k: float(v.detach().exp()) for k, v in losses.items()} == pytest.approx(expected, rel=1e-4)
+        assert {k: float(v.detach().exp()) for k, v in losses.items()} == pytest.approx(classes, rel=1e-4)
     method = SplitBrain(batch_size=12, stride=4, loss="regression")
     model = method.build(small, data.shape, run.generator("weights"))
     uniform(model)
@@ -504,3 +508,114 @@ def test_inpainted_examples_are_shown(small, data, make_run):
 def test_wrong_settings_are_one_line(settings, told):
     with pytest.raises(BenchError, match=told):
         ContextEncoder(**settings)
+
+
+# ---- hypercolumns, hue and chroma ----------------------------------------------------------------
+
+
+def test_hypercolumns_are_bilinear():
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(3, c, h, w, generator=generator) for c, h, w in ((4, 5, 7), (2, 3, 3), (3, 1, 1))]
+    places = torch.rand(3, 11, 2, generator=generator)
+    places[0, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.1, 0.5]])
+    found = hypercolumns(layers, places).view(3, 11, 9)
+
+    def at(plane, y, x):
+        h, w = plane.shape
+        y, x = min(max(y * h - 0.5, 0), h - 1), min(max(x * w - 0.5, 0), w - 1)
+        total = 0.0
+        for i, j in np.ndindex(h, w):
+            total += max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j)) * plane[i, j]
+        return total
+
+    for n, p in np.ndindex(3, 11):
+        y, x = places[n, p].double().tolist()
+        wanted = [at(maps[n, c].double().numpy(), y, x) for maps in layers for c in range(maps.shape[1])]
+        assert found[n, p].numpy() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_hypercolumns_send_gradients_back_by_the_same_weights():
+    maps, places = torch.randn(2, 3, 4, 4, requires_grad=True, dtype=torch.float64), torch.rand(2, 5, 2)
+    assert torch.autograd.gradcheck(lambda m: hypercolumns([m], places), maps)
+
+
+def test_hue_and_chroma_are_those_of_colorsys():
+    rng = np.random.default_rng(0)
+    colors = [*rng.integers(0, 256, (60, 3)).tolist(), [7, 7, 7], [255, 0, 0], [0, 255, 255], [9, 0, 200]]
+    hue, chroma = hue_chroma(pixels(colors))
+    for k, (r, g, b) in enumerate(colors):
+        assert float(hue[k]) == pytest.approx(colorsys.rgb_to_hsv(r / 255, g / 255, b / 255)[0], abs=1e-5)
+        assert float(chroma[k]) == pytest.approx((max(r, g, b) - min(r, g, b)) / 255, abs=1e-6)
+    images = pixels(colors).float() / 255
+    assert torch.allclose(color(hue, chroma, images.mean(1)), images, atol=1e-5)
+
+
+def test_histograms_count_a_window():
+    values = torch.rand(2, 9, 8, generator=torch.Generator().manual_seed(0))
+    values[0, 4, 4] = 1.0
+    places = torch.tensor([[[4, 4], [0, 0], [8, 7]], [[3, 5], [5, 3], [4, 4]]])
+    found = histograms(values, places, 5, 32)
+    for row, (n, p) in enumerate(np.ndindex(2, 3)):
+        y, x = (min(max(int(v), 2), side - 3) for v, side in zip(places[n, p], (9, 8), strict=True))
+        inside = values[n, y - 2 : y + 3, x - 2 : x + 3].double().numpy()
+        wanted = np.histogram(inside, 32, (0, 1))[0] / 25
+        assert found[row].numpy() == pytest.approx(wanted)
+    assert (found.sum(1) - 1).abs().max() < 1e-6
+
+
+def test_colors_are_read_off_histograms():
+    hue, chroma = torch.zeros(2, 32), torch.zeros(2, 32)
+    hue[0, [0, 31]] = 0.5  # on either side of red
+    hue[1, 8] = 1.0
+    chroma[0, [2, 10, 20]] = torch.tensor([0.3, 0.3, 0.4])
+    chroma[1, 31] = 1.0
+    direction, median = expected(hue, chroma)
+    assert min(float(direction[0]), 1 - float(direction[0])) < 1e-6
+    assert float(direction[1]) == pytest.approx(8.5 / 32)
+    assert median.tolist() == pytest.approx([10.5 / 32, 31.5 / 32])
+
+
+@pytest.mark.parametrize("fading", [False, True])
+def test_divergences_are_those_of_a_float64_loop(small, data, make_run, fading):
+    method, run = (
+        LarssonColorization(batch_size=6, locations=5, window=3, fading=fading, hidden=7),
+        make_run(),
+    )
+    model = method.build(small, data.shape, run.generator("weights")).eval()
+    batch = next(_Feed(method, data, run).batches({}, 0, 0))
+    losses = method.losses(model, {}, batch, 0, 1)
+    places = method._places(batch, batch.views[0])
+    assert places.amin() >= 2
+    assert places.amax() <= 13  # of 16, but for two at either border
+    scores = method._scores(model, batch.views[0], places)
+    maps = dict(zip(("hue", "chroma"), hue_chroma(batch.views[0]), strict=True))
+    total = {"hue": 0.0, "chroma": 0.0}
+    for row, (n, p) in enumerate(np.ndindex(6, 5)):
+        y, x = places[n, p].tolist()
+        gray = float(batch.views[0][n, :, y, x].double().mean()) / 255
+        weights = {"hue": 5 * float(maps["chroma"][n, y, x]), "chroma": 1.0}
+        if fading:
+            weights["chroma"] = 3 * min(gray, 1 / 3, 1 - gray)
+        for name, values in maps.items():
+            q = scores[name][row].detach().double().softmax(0).numpy()
+            window = (values[n, y - 1 : y + 2, x - 1 : x + 2].double().numpy() * 32).astype(int).clip(0, 31)
+            for bin_, share in zip(*np.unique(window, return_counts=True), strict=True):
+                total[name] += weights[name] * share / 9 * math.log(share / 9 / q[bin_])
+    assert {k: float(v.detach()) for k, v in losses.items()} == pytest.approx(
+        {k: v / 30 for k, v in total.items()}, rel=1e-4
+    )
+
+
+def test_hypercolumns_train_every_layer_and_colors_are_shown(small, data, make_run):
+    run = make_run()
+    shown = Shown(run)
+    method = LarssonColorization(batch_size=12, locations=4, hidden=16, lr=0.1)
+    fresh = method.build(small, data.shape, run.generator("weights"))
+    model = trained(method, small, data, run)
+    for name, weight in model.named_parameters():
+        assert not torch.equal(weight, fresh.get_parameter(name)), name
+    picture = shown.pictures["colorized"]
+    tiles = [picture[:, 2 + 18 * k : 18 + 18 * k, 2:18] for k in range(3)]
+    true = data.images.pixels[0] / 255
+    assert torch.allclose(tiles[2], true)
+    assert torch.allclose(tiles[0], true.mean(0).expand(3, -1, -1))
