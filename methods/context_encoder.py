@@ -101,7 +101,8 @@ class ContextEncoder(Loop):
         made = self._paint(model, images, hole)
         true = self._small(images) * 2 - 1
         weights = self._small(masks.emphasized(hole, self.overlap, self.emphasis, self.known))
-        error = (weights * (made - true).square()).sum() / (3 * (weights > 0).sum())
+        root = weights.sqrt()
+        error = F.mse_loss(made * root, true * root, reduction="sum") / (3 * (weights > 0).sum())
         terms = {"reconstruction": (1 - self.adversarial) * error}
         if self.adversarial:
             judge, made = model.parts["discriminator"], self._judged(made)

@@ -67,10 +67,9 @@ class LarssonColorization(Loop):
         places = self._places(batch, view)
         scores = self._scores(model, view, places)
         hue, chroma = hue_chroma(view)
-        gray = unit(view).float().mean(1)
-        own, light = (_at(values, places) for values in (chroma, gray))
-        weight = {"hue": self.hue * own, "chroma": torch.ones_like(own)}
+        weight: dict[str, Tensor | float] = {"hue": self.hue * _at(chroma, places), "chroma": 1.0}
         if self.fading:
+            light = _at(unit(view).float().mean(1), places)
             weight["chroma"] = 3 * torch.minimum(light, 1 - light).clamp(max=1 / 3)
         return {
             name: (weight[name] * self._divergence(scores[name], values, places)).mean()

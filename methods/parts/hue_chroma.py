@@ -30,13 +30,15 @@ class Intensity(nn.Module):
 
 def hue_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
     """Hue in [0, 1), 0 where there is no color, and chroma, max - min, in [0, 1]: (N, H, W) each."""
-    red, green, blue = unit(images).float().unbind(1)
-    high = torch.maximum(torch.maximum(red, green), blue)
-    chroma = high - torch.minimum(torch.minimum(red, green), blue)
-    over = chroma.clamp_min(1e-12)
-    sector = torch.where(high == green, (blue - red) / over + 2, (red - green) / over + 4)
-    sector = torch.where(high == red, ((green - blue) / over) % 6, sector)
-    return torch.where(chroma > 0, sector / 6 % 1, 0.0), chroma
+    planes = images.movedim(1, 0).contiguous()
+    high = torch.maximum(torch.maximum(planes[0], planes[1]), planes[2])
+    spread = (high - torch.minimum(torch.minimum(planes[0], planes[1]), planes[2])).float()
+    is_red, is_green = high == planes[0], high == planes[1]
+    red, green, blue = planes.float()
+    across = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    start = torch.where(is_red, 0.0, torch.where(is_green, 1 / 3, 2 / 3))
+    hue = across / (6 * spread).clamp_min(1e-12) + start
+    return hue + (hue < 0), spread / 255 if images.dtype == torch.uint8 else spread
 
 
 def color(hue: Tensor, chroma: Tensor, gray: Tensor) -> Tensor:

@@ -45,10 +45,14 @@ def _blocks(draws: Draws, side: int, blocks: int, length: int) -> Tensor:
 
 def _regions(draws: Draws, side: int, area: float, cells: int) -> Tensor:
     """Where smooth noise is lowest: the pattern of the released code, at the quantile instead of a threshold."""
-    noise = draws.normal(1, cells, cells)
-    smooth = F.interpolate(noise, (side, side), mode="bicubic").flatten(1)
-    rank = max(1, round(area * side * side)) - 1
-    return (smooth <= smooth.sort(1).values[:, rank, None]).view(-1, 1, side, side)
+    one = torch.eye(cells, device=draws.key.device)[None, None]
+    stretch = F.interpolate(one, (side, cells), mode="bicubic")[
+        0, 0
+    ]  # of one axis; the other one's is the same
+    with torch.autocast(stretch.device.type, enabled=False):  # ties would change the area
+        smooth = (stretch @ draws.normal(cells, cells) @ stretch.T).flatten(1)
+    limit = smooth.kthvalue(max(1, round(area * side * side)), 1, keepdim=True).values
+    return (smooth <= limit).view(-1, 1, side, side)
 
 
 def emphasized(hole: Tensor, overlap: int, emphasis: float, known: float) -> Tensor:
@@ -57,5 +61,8 @@ def emphasized(hole: Tensor, overlap: int, emphasis: float, known: float) -> Ten
     :param known: the weight of all others.
     """
     removed = hole.float()
-    near = F.max_pool2d(removed, 2 * overlap + 1, 1, overlap)
+    # All images as the channels of one, an axis after the other: a fiftieth of the work.
+    near, reach = removed.transpose(0, 1).contiguous(memory_format=torch.channels_last), 2 * overlap + 1
+    near = F.max_pool2d(near, (reach, 1), 1, (overlap, 0))
+    near = F.max_pool2d(near, (1, reach), 1, (0, overlap)).transpose(0, 1)
     return removed + emphasis * (near - removed) + known * (1 - near)

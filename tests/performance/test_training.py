@@ -16,6 +16,7 @@ from bench.contracts import TrainingSet
 from bench.data.sources import Resident
 from bench.records import Unit
 from bench.session import Session
+from methods.parts.hypercolumns import hypercolumns
 
 BAR = 0.9  # of the bare steps' images a second
 WARM = 2  # turns that are not counted
@@ -33,14 +34,95 @@ CASES = {
         24,
     ),
     "mean_teacher": ({"batch_size": 100}, Unit.of("conv_large", {"width": 0.5}), 32, 1, 8),
+    "colorization": ({"batch_size": 128, "crop": 48, "stride": 4}, Unit("alexnet_small"), 64, 2, 8),
+    "split_brain": ({"batch_size": 128, "crop": 48, "stride": 4}, Unit("alexnet_small"), 64, 2, 8),
+    "larsson_colorization": (
+        {"batch_size": 128, "crop": 48, "locations": 32, "hidden": 128},
+        Unit("alexnet_small"),
+        64,
+        2,
+        8,
+    ),
+    "context_encoder": (
+        {"batch_size": 128, "crop": 48, "width": 8, "adversarial": 0.001},
+        Unit("alexnet_small"),
+        64,
+        2,
+        8,
+    ),
+}
+
+
+def maps_of(model, images):
+    """The last tap's."""
+    last = model.encoder.layers[-1]
+    return model.encoder.activations(images, [last])[last]
+
+
+def tell_pixels_apart(scores):
+    """Against classes that never change."""
+    rows = scores.permute(0, 2, 3, 1).reshape(-1, scores.shape[1]).float()
+    return F.cross_entropy(rows, torch.arange(len(rows)) % scores.shape[1])
+
+
+def bare_colorization(model, images):
+    return tell_pixels_apart(model.parts["decoder"](maps_of(model, images)))
+
+
+def bare_split_brain(model, images):
+    ab, lightness = maps_of_towers(model, images)
+    return tell_pixels_apart(model.parts["predict_ab"](ab)) + tell_pixels_apart(
+        model.parts["predict_L"](lightness)
+    )
+
+
+def maps_of_towers(model, images):
+    parts = model.encoder.input(images).split([1, 2], 1)
+    for stage in list(model.encoder.trunk)[:-1]:  # the last is a pool above the last tap
+        parts = stage.first(parts[0]), stage.second(parts[1])
+    return parts
+
+
+def bare_larsson_colorization(model, images):
+    places = torch.linspace(0.1, 0.9, 32)[:, None].expand(len(images), -1, 2)
+    maps = model.encoder.activations(images, model.encoder.layers)
+    hidden = model.parts["hidden"](hypercolumns(maps.values(), places))
+    classes = torch.arange(len(hidden)) % 32
+    return sum(F.cross_entropy(model.parts[name](hidden).float(), classes) for name in ("hue", "chroma"))
+
+
+def bare_context_encoder(model, images):
+    """The painter's network, and the discriminator's three passes: true, made, and made for the painter."""
+    made, judge = (
+        model.parts["painter"](model.encoder.trunk(model.encoder.input(images))),
+        model.parts["discriminator"],
+    )
+    error = made.square().mean() - judge(made.detach()).mean() - judge(torch.zeros_like(made)).mean()
+    judge.requires_grad_(False)
+    fooled = judge(made).mean()
+    judge.requires_grad_(True)
+    return error + fooled
+
+
+def bare_rotation(model, images):
+    scores = model.parts["rotation"](model.encoder(images))
+    return F.cross_entropy(scores.float(), torch.arange(len(images)) % 4)
+
+
+ALONE = {
+    "rotation": bare_rotation,
+    "colorization": bare_colorization,
+    "split_brain": bare_split_brain,
+    "larsson_colorization": bare_larsson_colorization,
+    "context_encoder": bare_context_encoder,
 }
 
 
 class Bare:
     """Forward, backward and optimizer step on one batch that never changes."""
 
-    def __init__(self, method, model, pixels, run):
-        self.model, self.run = model.train(), run
+    def __init__(self, method, model, pixels, run, alone):
+        self.model, self.run, self.alone = model.train(), run, alone
         self.learner = method.learner(model)
         self.optimizer = method.new_optimizer(model)
         pixels = pixels[: method.batch_size, :, : method.crop or None, : method.crop or None]
@@ -56,8 +138,7 @@ class Bare:
 
     def loss(self):
         if self.learner is self.model:
-            scores = self.model.parts["rotation"](self.model.encoder(self.batch))
-            return F.cross_entropy(scores.float(), self.classes)
+            return self.alone(self.model, self.batch)
         scores = self.learner(self.batch).float()
         with torch.no_grad():
             taught = self.model(self.batch).float()
@@ -105,7 +186,7 @@ def test_training_keeps_up_with_bare_steps(name, precision, tmp_path, one_thread
         precision=precision,
         budget=f"{epochs:.4f} epochs",
     )
-    run.report = watch = Turns(Bare(method, build(), pixels, run), steps)
+    run.report = watch = Turns(Bare(method, build(), pixels, run, ALONE.get(name)), steps)
     method.train(build(), data, run)
     ratio = middle(watch.pairs[WARM:])
     tell(f"training, {name}, {precision}", ratio, f"at least {BAR}")
