@@ -619,3 +619,30 @@ def test_hypercolumns_train_every_layer_and_colors_are_shown(small, data, make_r
     true = data.images.pixels[0] / 255
     assert torch.allclose(tiles[2], true)
     assert torch.allclose(tiles[0], true.mean(0).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Colorization(batch_size=12, stride=4),
+        SplitBrain(batch_size=12, stride=4),
+        LarssonColorization(batch_size=12, locations=4, hidden=16, dropout=0.0),
+        ContextEncoder(batch_size=12, width=4, cells=3, overlap=1, adversarial=0.1),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_losses_in_bfloat16_are_near(small, data, make_run, method):
+    found = []
+    for precision in ("fp32", "bf16"):
+        run = make_run(precision=precision)
+        model = method.build(small, data.shape, run.generator("weights"))
+        state = method.state(model, data, run)
+        method.begin_epoch(0, model, state, data, run)
+        batch = next(_Feed(method, data, run).batches(state, 0, 0))
+        with run.autocast():
+            losses = method.losses(model, state, batch, 0, 1)
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+        found.append({name: float(loss.detach()) for name, loss in losses.items()})
+    assert found[1] == pytest.approx(found[0], rel=0.03)
+    assert found[1] != found[0]
