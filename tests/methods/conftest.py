@@ -146,3 +146,30 @@ def data() -> TrainingSet:
     """48 images of 16 x 16 in 4 classes, a third of the labels shown."""
     images = TinyImages(48, 16, 4)
     return TrainingSet(images, torch.where(torch.arange(48) < 16, images.labels, -1), 4)
+
+
+class SmallBackbone(TinyBackbone):
+    """As many input channels, as wide and from such an input as asked for."""
+
+    def build(
+        self, *, generator: torch.Generator, in_channels: int = 3, width: float = 1.0, **kwargs: Any
+    ) -> Encoder:
+        trunk, widths = nn.Sequential(), [round(width * 6), round(width * 8)]
+        for i, (inner, outer) in enumerate(zip([in_channels, *widths], widths, strict=False), 1):
+            conv = nn.Conv2d(inner, outer, 3, 2, 1)
+            with torch.no_grad():
+                conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator) * 0.3)
+                conv.bias.zero_()
+            norm = nn.BatchNorm2d(outer) if self.norm else nn.Identity()
+            trunk.add_module(f"conv{i}", nn.Sequential(conv, norm, nn.ReLU()))
+        layers = ("conv1", "conv2")
+        channels, strides = dict(zip(layers, widths, strict=True)), {"conv1": 2, "conv2": 4}
+        entry = kwargs.get("input") or _Input()
+        return Encoder(
+            input=entry, trunk=trunk, layers=layers, channels=channels, strides=strides, dim=widths[-1]
+        )
+
+
+@pytest.fixture
+def small() -> SmallBackbone:
+    return SmallBackbone()

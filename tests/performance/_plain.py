@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from methods._loop import Batch
+from methods.parts.hypercolumns import hypercolumns
 
 
 def noise_as_targets(method, model, batch):
@@ -80,4 +81,66 @@ def bigan(method, model, batch):
     return loss
 
 
-PLAIN = {f.__name__: f for f in (noise_as_targets, deep_infomax, cpc, bigan)}
+def maps_of(model, images):
+    """The last tap's."""
+    last = model.encoder.layers[-1]
+    return model.encoder.activations(images, [last])[last]
+
+
+def tell_pixels_apart(scores):
+    """Against classes that never change."""
+    rows = scores.permute(0, 2, 3, 1).reshape(-1, scores.shape[1]).float()
+    return F.cross_entropy(rows, torch.arange(len(rows)) % scores.shape[1])
+
+
+def colorization(method, model, batch):
+    """Bins that lie ready."""
+    return lambda: tell_pixels_apart(model.parts["decoder"](maps_of(model, batch)))
+
+
+def split_brain(method, model, batch):
+    """Each tower on its own, and bins that lie ready."""
+
+    def loss():
+        parts = model.encoder.input(batch).split([1, 2], 1)
+        for stage in list(model.encoder.trunk)[:-1]:  # the last is a pool above the last tap
+            parts = stage.first(parts[0]), stage.second(parts[1])
+        ab, lightness = (
+            model.parts[name](maps) for name, maps in zip(("predict_ab", "predict_L"), parts, strict=True)
+        )
+        return tell_pixels_apart(ab) + tell_pixels_apart(lightness)
+
+    return loss
+
+
+def larsson_colorization(method, model, batch):
+    """Places and histograms that never change."""
+    places = torch.linspace(0.1, 0.9, 32)[:, None].expand(len(batch), -1, 2)
+
+    def loss():
+        maps = model.encoder.activations(batch, model.encoder.layers)
+        hidden = model.parts["hidden"](hypercolumns(maps.values(), places))
+        classes = torch.arange(len(hidden)) % 32
+        return sum(F.cross_entropy(model.parts[name](hidden).float(), classes) for name in ("hue", "chroma"))
+
+    return loss
+
+
+def context_encoder(method, model, batch):
+    """The painter, and the discriminator's three passes: true, made, and made for the painter."""
+    judge = model.parts["discriminator"]
+
+    def loss():
+        made = model.parts["painter"](model.encoder.trunk(model.encoder.input(batch)))
+        error = made.square().mean() - judge(made.detach()).mean() - judge(torch.zeros_like(made)).mean()
+        judge.requires_grad_(requires_grad=False)
+        fooled = judge(made).mean()
+        judge.requires_grad_(requires_grad=True)
+        return error + fooled
+
+    return loss
+
+
+_WRITTEN = (noise_as_targets, deep_infomax, cpc, bigan)
+_WRITTEN += (colorization, split_brain, larsson_colorization, context_encoder)
+PLAIN = {f.__name__: f for f in _WRITTEN}

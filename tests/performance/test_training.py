@@ -62,6 +62,22 @@ CASES = {
         2,
         14,
     ),
+    "colorization": ({"batch_size": 128, "crop": 48, "stride": 4}, Unit("alexnet_small"), 64, 2, 8),
+    "split_brain": ({"batch_size": 128, "crop": 48, "stride": 4}, Unit("alexnet_small"), 64, 2, 8),
+    "larsson_colorization": (
+        {"batch_size": 128, "crop": 48, "locations": 32, "hidden": 128},
+        Unit("alexnet_small"),
+        64,
+        2,
+        8,
+    ),
+    "context_encoder": (
+        {"batch_size": 128, "crop": 48, "width": 8, "adversarial": 0.001},
+        Unit("alexnet_small"),
+        64,
+        2,
+        8,
+    ),
     "mean_teacher": ({"batch_size": 100}, Unit.of("conv_large", {"width": 0.5}), 32, 1, 8),
 }
 # Two methods stand for all in bfloat16; a CPU that has none of its own takes seconds a step: few turns of one step.

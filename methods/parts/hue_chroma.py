@@ -1,0 +1,73 @@
+"""Color as hue and chroma beside a gray image, and their histograms around places.
+
+Larsson, Maire & Shakhnarovich, Learning Representations for Automatic Colorization, ECCV 2016.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bench.augment import unit
+
+
+class Intensity(nn.Module):
+    """An encoder's input: the mean of R, G and B, centered: uint8 or float [0, 1] (N, 3, H, W) to (N, 1, H, W)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.4488))  # ImageNet's, as released
+        self.register_buffer("std", torch.tensor(0.25))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (unit(images).float().mean(1, keepdim=True) - self.mean) / self.std
+
+
+def hue_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Hue in [0, 1), 0 where there is no color, and chroma, max - min, in [0, 1]: (N, H, W) each."""
+    planes = images.movedim(1, 0).contiguous()
+    high = torch.maximum(torch.maximum(planes[0], planes[1]), planes[2])
+    spread = (high - torch.minimum(torch.minimum(planes[0], planes[1]), planes[2])).float()
+    is_red, is_green = high == planes[0], high == planes[1]
+    red, green, blue = planes.float()
+    across = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    start = torch.where(is_red, 0.0, torch.where(is_green, 1 / 3, 2 / 3))
+    hue = across / (6 * spread).clamp_min(1e-12) + start
+    return hue + (hue < 0), spread / 255 if images.dtype == torch.uint8 else spread
+
+
+def color(hue: Tensor, chroma: Tensor, gray: Tensor) -> Tensor:
+    """RGB (N, 3, H, W) of that hue and chroma whose mean is ``gray``, all (N, H, W); clamped to [0, 1]."""
+    turned = torch.stack([(hue * 6 + shift) % 6 for shift in (0, 4, 2)], 1)
+    pure = chroma.unsqueeze(1) * ((turned - 3).abs() - 1).clamp(0, 1)
+    return (pure + (gray.unsqueeze(1) - pure.mean(1, keepdim=True))).clamp(0, 1)
+
+
+def histograms(values: Tensor, places: Tensor, window: int, bins: int) -> Tensor:
+    """Shares (N P, bins) of values in [0, 1], (N, H, W), in squares of ``window`` pixels around places.
+
+    :param places: int64 (N, P, 2), y and x; a square that would reach beyond the image is shifted inside.
+    """
+    count, height, width = values.shape
+    reach = torch.arange(window, device=values.device)
+    y, x = ((places[..., k] - window // 2).clamp(0, side - window) for k, side in enumerate((height, width)))
+    inside = (y[..., None] + reach)[..., None] * width + (x[..., None] + reach)[..., None, :]
+    first = torch.arange(count, device=values.device) * (height * width)
+    binned = (values * bins).long().clamp_(max=bins - 1).flatten()
+    found = binned[(inside + first.view(-1, 1, 1, 1)).flatten(2)].view(-1, window**2)
+    rows = torch.arange(len(found), device=values.device)[:, None] * bins
+    return torch.bincount((found + rows).flatten(), minlength=len(found) * bins).view(-1, bins) / window**2
+
+
+def expected(hue: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
+    """Of histograms (M, bins): the mean direction of hue, and the median of chroma (M,) each."""
+    middles = (torch.arange(hue.shape[1], device=hue.device) + 0.5) / hue.shape[1]
+    angles = 2 * math.pi * middles
+    direction = torch.atan2((hue * angles.sin()).sum(1), (hue * angles.cos()).sum(1))
+    median = (chroma.cumsum(1) < 0.5).sum(1).clamp(max=chroma.shape[1] - 1)
+    return direction / (2 * math.pi) % 1, (median + 0.5) / chroma.shape[1]
