@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -338,6 +339,10 @@ class Run(abc.ABC):
     ] = ()  # what all frozen protocols of this model will read: one forward pass serves them
     cache: Cache
     weights_digest: str = ""  # of the model that is judged
+    # What the training of the model that is judged kept: cluster ids by epoch, int64 (N,), and the classes of
+    # the N images that it was trained on, in the same order (-1: unknown). Nothing where it clustered nothing.
+    assigned: Mapping[int, Tensor] = MappingProxyType({})
+    assigned_labels: Tensor | None = None
 
     @abc.abstractmethod
     def generator(self, purpose: str) -> torch.Generator:

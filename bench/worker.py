@@ -34,7 +34,7 @@ from bench.contracts import (
 )
 from bench.data import assemble
 from bench.records import BenchError, Cell, Training, digest, plain
-from bench.session import Session
+from bench.session import Assignments, Session
 
 Progress = Callable[[str, int, int], None]  # what, steps done, of how many
 
@@ -329,6 +329,7 @@ def _evaluate(
     method, evaluation = _method(training), registry.load("protocol", cell.protocol)
     target, info = _target(cell.aim, place.data, device())
     shape, weights = _made(files)
+    assigned = _assigned(training, files, place)
     rows: list[dict[str, Any]] = []
     for step, path in _models(cell, files):
         session = Session(
@@ -349,6 +350,7 @@ def _evaluate(
         _check_model(evaluation, model, cell)
         session.weights_digest = digest([artifacts.training_id(training), cell.variant, found], 32)
         session.taps = taps(cell, model)
+        session.assigned, session.assigned_labels = assigned
         for measured in evaluation.evaluate(model, target, session):
             if isinstance(measured, Picture):
                 session.picture(measured.name, measured.image)
@@ -365,6 +367,17 @@ def _made(files: artifacts.Folder) -> tuple[DataShape, str]:
         return DataShape(**status["shape"]), str(status["weights"])
     except (KeyError, TypeError) as error:
         raise BenchError(f"{files.status}: damaged ({error}); delete it and it is made again") from error
+
+
+def _assigned(
+    training: Training, files: artifacts.Folder, place: Place
+) -> tuple[Assignments, torch.Tensor | None]:
+    """The clusters that a training kept, and its images' classes (read only where there are any)."""
+    kept = Assignments(files.path)
+    if not kept:
+        return kept, None
+    dataset: Dataset = registry.load("dataset", training.data.dataset)
+    return kept, assemble.trained_labels(training.data, dataset, place.data)
 
 
 def _models(cell: Cell, files: artifacts.Folder) -> Iterator[tuple[int | None, Path]]:
