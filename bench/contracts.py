@@ -401,6 +401,9 @@ class Method(abc.ABC):
     depends_on: ClassVar[tuple[str, ...]] = ("backbone", "budget", "data", "seed")
     variants: ClassVar[tuple[str, ...]] = ()  # names of Model.variants
     distributed: ClassVar[bool] = False  # several processes may train it together; else the plan says one
+    # Fields that are paths: the plan writes each file's SHA-256 into the field of that name + "_sha256".
+    files: ClassVar[tuple[str, ...]] = ()
+    own_network: ClassVar[str] = ""  # a field that, when it is set, names what stands in for the backbone
 
     @abc.abstractmethod
     def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:

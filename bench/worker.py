@@ -405,6 +405,10 @@ def _check_model(evaluation: Evaluation, model: Model, cell: Cell) -> None:
         raise SkipError(f"{cell.protocol.name} needs a classifier; {name} makes none")
     if needs.top and model.encoder.top is None:
         raise SkipError(f"{cell.protocol.name} needs fully connected layers; this backbone has none")
+    if needs.spatial and not (model.encoder.layers or getattr(evaluation, "layers", ())):
+        raise SkipError(
+            f'{cell.protocol.name} reads maps; the network of {name} has none: write layers = ["output"]'
+        )
     if needs.trainable and not any(True for _ in model.encoder.parameters()):
         raise SkipError(f"{cell.protocol.name} needs weights to train; {name} has none")
 

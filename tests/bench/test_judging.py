@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from sklearn.metrics import normalized_mutual_info_score
 
 from bench import plan, registry, tensors, worker
-from bench.artifacts import folder
+from bench.artifacts import cell_id, file_digest, folder, training_id
+from bench.records import BenchError, Unit, cell_from, plain
 from bench.store import collect
 from bench.suite import parse
 
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
 SMALL = 'backbone = {name = "alexnet_small", widths = [8, 8, 8, 8, 8], stem_stride = 1}\n'
 DIGITS = '[data]\ndataset = {name = "digits", side = 16}\n[target]\nlabels = 100\n'
 
@@ -62,3 +67,97 @@ def test_stored_assignments_become_rows_by_epoch(judge, home):
     expected = normalized_mutual_info_score(truth, ids, average_method="geometric")
     assert mine["nmi_labels", 2] == pytest.approx(expected)
     assert not [r for r in rows if r["label"] == "random" and r["step"] is not None]
+
+
+# ---- anybody's checkpoint ------------------------------------------------------------------------
+
+SCENES = (
+    'data = {dataset = {name = "scenes", side = 64, train = 60, test = 24}}\ntarget = {validation = 12}\n'
+    "[protocols]\nknn = {k = 5}\nretrieval = {k = [1, 5]}\n"
+    'linear_probe = {augment = "none", epochs = 2, pooling = "dims_avg", size = 512}\n'
+)
+
+
+def seeded(make):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return make()
+
+
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [
+        ("torchvision:alexnet", ["features.1", "features.4", "features.7", "features.9", "features.11"]),
+        ("timm:resnet10t", ["conv1", "act1", "layer1", "layer2", "layer3", "layer4"]),
+        pytest.param("torchvision:resnet50", ["relu", *STAGES], marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_goes_through_the_protocols_from_one_line(judge, home, network, layers):
+    source, _, name = network.partition(":")
+    models = pytest.importorskip(source) if source == "timm" else torchvision.models
+    net = seeded(lambda: getattr(models, "create_model" if source == "timm" else "get_model")(name))
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, home / "w.pt")
+    rows, cells = judge(
+        f'{SCENES}[methods]\nmine = {{use = "checkpoint", file = "w.pt", network = "{network}", side = 64}}\n'
+    )
+    assert {r["status"] for r in rows} == {"ok"}
+    assert {r["protocol"] for r in rows} == {"knn", "retrieval", "linear_probe"}
+    assert [r["layer"] for r in rows if r["metric"] == "lr"] == layers
+    digest = file_digest(home / "w.pt")
+    assert all(json.loads(r["method_settings"])["file_sha256"] == digest for r in rows)
+    kept = tensors.read(folder(home / "runs", cells[0].cell.training).model)
+    own = {k: v for k, v in net.state_dict().items() if not k.startswith(("fc", "classifier.6"))}
+    assert all(torch.equal(kept[f"encoder.trunk.{k}"], v) for k, v in own.items())
+
+
+def test_a_file_that_changes_is_another_model(home):
+    def cells(line, top=""):
+        text = f'{top}data = {{dataset = "digits"}}\n[protocols]\nknn = {{}}\n[methods]\n{line}\n'
+        return [p.cell for p in plan.cells(parse(tomllib.loads(text), Path("mine.toml")))]
+
+    line = 'checkpoint = {file = "w.pt", network = "torchvision:alexnet"}'
+    with pytest.raises(BenchError, match=r"mine\.toml: method: checkpoint\.file: w\.pt is no file here"):
+        cells(line)
+    (home / "w.pt").write_bytes(b"one")
+    (one,) = cells(line)
+    assert one.training.method.get("file_sha256") == hashlib.sha256(b"one").hexdigest()
+    (home / "w.pt").write_bytes(b"two")
+    (other,) = cells(line)
+    assert cell_id(one) != cell_id(other)
+    assert training_id(one.training) != training_id(other.training)
+    assert cell_from(plain(other)) == other
+    # Said, it is checked; and believed where there is no file.
+    said = line.replace("}", f', file_sha256 = "{other.training.method.get("file_sha256")}"}}')
+    assert cells(said) == [other]
+    (home / "w.pt").write_bytes(b"three")
+    with pytest.raises(BenchError, match="is another file"):
+        cells(said)
+    (home / "w.pt").unlink()
+    assert cells(said) == [other]
+
+
+def test_a_network_of_its_own_makes_the_backbone_and_the_seed_irrelevant(home):
+    (home / "w.pt").write_bytes(b"one")
+
+    def trainings(line, backbone):
+        text = (
+            f'seeds = 2\n{backbone}budget = [100, 200]\ndata = {{dataset = "digits"}}\n[protocols]\nknn = {{}}\n'
+            f"[methods]\n{line}\n"
+        )
+        return plan.trainings(plan.cells(parse(tomllib.loads(text), Path("mine.toml"))))
+
+    two = 'backbone = ["alexnet_small", "resnet18"]\n'
+    assert len(trainings('checkpoint = {file = "w.pt", network = "torchvision:alexnet"}', two)) == 1
+    assert len(trainings('checkpoint = {file = "w.pt"}', two)) == 2
+    with pytest.raises(BenchError, match="checkpoint needs a backbone"):
+        trainings('checkpoint = {file = "w.pt"}', "")
+
+
+def test_a_file_that_changed_since_it_was_planned_is_not_loaded(tmp_path):
+    torch.save({}, tmp_path / "w.pt")
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
+    method = registry.load(
+        "method", Unit.of("checkpoint", {"file": str(tmp_path / "w.pt"), "file_sha256": "0" * 64})
+    )
+    with pytest.raises(BenchError, match="changed since it was planned"):
+        method._load(None)
