@@ -339,6 +339,7 @@ class Run(abc.ABC):
     ] = ()  # what all frozen protocols of this model will read: one forward pass serves them
     cache: Cache
     weights_digest: str = ""  # of the model that is judged
+    features: str = "float32"  # as what frozen features are kept and read: or "float16"
     # What the training of the model that is judged kept: cluster ids by epoch, int64 (N,), and the classes of
     # the N images that it was trained on, in the same order (-1: unknown). Nothing where it clustered nothing.
     assigned: Mapping[int, Tensor] = MappingProxyType({})
@@ -377,6 +378,9 @@ class Run(abc.ABC):
     @abc.abstractmethod
     def saw(self, images: int) -> None:
         """Count images that a step consumed (the column ``images_seen``)."""
+
+    def warn(self, text: str) -> None:  # noqa: B027 - who keeps no rows need not listen
+        """What a reader of the numbers should know: it stands beside them in rows and tables."""
 
     @abc.abstractmethod
     def assignments(self, epoch: int, ids: Tensor) -> None:

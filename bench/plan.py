@@ -17,6 +17,7 @@ from bench.suite import Suite, check_scalars
 _NO_BACKBONE = Unit("none")
 _PARTS = ("method", "backbone", "data", "target", "protocol")
 _SCALARS = ("budget", "precision", "threads", "snapshots", "seed", "processes", "sync_batch_norm")
+FEATURES = ("float32", "float16")
 _WORDS = {"labels": "all", "unlabeled": "all", "validation": "auto"}  # what may stand there beside a number
 
 
@@ -272,7 +273,10 @@ def _wants_backbone(method: Info, unit: Unit) -> bool:
 
 
 def _check_amount(key: str, value: Any, where: str) -> None:
-    if isinstance(value, str) and value != _WORDS[key]:
+    if key == "features":
+        if value not in FEATURES:
+            raise BenchError(f"{where} must be {' or '.join(FEATURES)}, not {value!r}")
+    elif isinstance(value, str) and value != _WORDS[key]:
         raise BenchError(f'{where} must be a number or "{_WORDS[key]}", not {value!r}')
     if isinstance(value, (int, float)) and (value < 0 or (key == "label_noise" and value > 1)):
         limit = "between 0 and 1" if key == "label_noise" else "0 or more"

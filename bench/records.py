@@ -161,6 +161,7 @@ class Aim:
     labels: int | str = "all"
     label_split: int = 0
     validation: int | str = "auto"  # images of the training set held out for choices; "auto": a tenth
+    features: str = later("float32")  # as what frozen features are kept and read; "float16" halves the cache
 
 
 @dataclass(frozen=True)

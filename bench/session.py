@@ -56,6 +56,7 @@ class Session(Run):
         self.seconds_before = 0.0  # spent by interrupted attempts
         self.started = self.saved = time.monotonic()
         self.curves: list[dict[str, float]] = []
+        self.warnings: list[str] = []
 
     # ---- randomness and precision ----
 
@@ -161,6 +162,10 @@ class Session(Run):
     def progress(self, done: int, total: int) -> None:
         if self.report:
             self.report(done, total)
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def saw(self, images: int) -> None:
         self.images_seen += images

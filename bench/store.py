@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import artifacts
 from bench.plan import Planned
-from bench.records import COLUMNS, Training, Unit, plain
+from bench.records import COLUMNS, Cell, Training, Unit, plain
 
 Row = dict[str, Any]
 
@@ -76,7 +76,7 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "threads": training.threads,
         "init": artifacts.training_id(training.init) if training.init else "",
         "protocol": cell.protocol.name,
-        "protocol_settings": settings_text(cell.protocol),
+        "protocol_settings": _json({**dict(cell.protocol.settings), **_precision(cell)}),
         "dataset": cell.aim.dataset.name,
         "target_labels": cell.aim.labels,
         "target_split": cell.aim.label_split,
@@ -92,6 +92,11 @@ def _processes(training: Training) -> dict[str, Any]:
     """How many processes made the model, where that was not one: local batch norm depends on it."""
     known = ("processes", "sync_batch_norm")
     return {key: value for key, value in plain(training).items() if key in known}
+
+
+def _precision(cell: Cell) -> dict[str, Any]:
+    """As what frozen features were kept, where that rounded them."""
+    return {key: value for key, value in plain(cell.aim).items() if key == "features"}
 
 
 def _json(value: Any) -> str:

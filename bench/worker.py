@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import artifacts, distributed, pause, ranks, registry, tensors
+from bench import artifacts, distributed, pause, ranks, registry, tensors, traps
 from bench.cache import FileCache
 from bench.contracts import (
     Backbone,
@@ -331,6 +331,7 @@ def _evaluate(
     shape, weights = _made(files)
     assigned = _assigned(training, files, place)
     rows: list[dict[str, Any]] = []
+    told: list[str] = []
     for step, path in _models(cell, files):
         session = Session(
             files.path / "work" / artifacts.cell_name(cell) / str(step or 0),
@@ -341,7 +342,9 @@ def _evaluate(
             stamp=digest([artifacts.cell_id(cell), info]),
             report=lambda done, total: progress(cell.protocol.name, done, total),
         )
+        session.features = cell.aim.features
         model = _build(method, _backbone(training), shape, session)
+        fresh = _fresh(model, cell.variant)
         tensors.load_model(path, model)
         found = artifacts.file_digest(path)
         if step is None and found != weights:
@@ -351,13 +354,31 @@ def _evaluate(
         session.weights_digest = digest([artifacts.training_id(training), cell.variant, found], 32)
         session.taps = taps(cell, model)
         session.assigned, session.assigned_labels = assigned
+        before = traps.state(model)
         for measured in evaluation.evaluate(model, target, session):
             if isinstance(measured, Picture):
                 session.picture(measured.name, measured.image)
             else:
                 rows.append(_row(measured, step))
         session.finish()
-    return {"rows": rows, "target": info}
+        told += [*session.warnings, *traps.untrained(method, fresh, model), *traps.moved(before, model)]
+    return {"rows": rows, "target": info, "reason": _warned(rows, told, target)}
+
+
+def _fresh(model: Model, variant: str) -> dict[str, traps.State]:
+    """Copies of an encoder and a classifier that were just built."""
+    if variant and variant not in model.variants:
+        return {}
+    own = _variant(model, variant)
+    return {"encoder": traps.state(own.encoder), "head": traps.state(own.head)}
+
+
+def _warned(rows: Sequence[dict[str, Any]], told: Sequence[str], target: Target) -> str:
+    """Warnings of all of a cell's rows; those of single ones are written into them."""
+    common = list(dict.fromkeys(told))
+    for place, text in traps.at_chance(rows, target).items():
+        rows[place]["reason"] = "warning: " + "; ".join([*common, text])
+    return "warning: " + "; ".join(common) if common else ""
 
 
 def _made(files: artifacts.Folder) -> tuple[DataShape, str]:

@@ -69,6 +69,69 @@ def test_stored_assignments_become_rows_by_epoch(judge, home):
     assert not [r for r in rows if r["label"] == "random" and r["step"] is not None]
 
 
+# ---- traps and precision ---------------------------------------------------------------------------
+
+
+def test_traps_stand_beside_the_numbers(judge, home, monkeypatch):
+    """A net whose features are all the same: the probe is at chance, and the rows say both."""
+    method = type(registry.load("method", Unit("random")))
+    train = method.train
+
+    def collapsed(self, model, data, run):
+        model = train(self, model, data, run)
+        torch.nn.init.zeros_(
+            [m for m in model.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)][-1].weight
+        )
+        return model
+
+    monkeypatch.setattr(method, "train", collapsed)
+    rows, _ = judge(
+        f'{SMALL}{DIGITS}[methods]\nrandom = {{}}\n[protocols]\nlinear_probe = {{augment = "none", epochs = 2, '
+        'pooling = "adaptive_avg", size = 2}\nknn = {k = 5}\n'
+    )
+    assert {r["status"] for r in rows} == {"ok"}
+    told = {
+        (r["protocol"], r["layer"]): r["reason"]
+        for r in rows
+        if (r["metric"], r["split"]) == ("top1", "test")
+    }
+    same = "warning: features at {} are the same for all images: collapsed; top1 is at chance"
+    assert told["knn", ""].startswith(same.format("output"))
+    assert told["linear_probe", "conv5"].startswith(same.format("conv5"))
+    assert "chance" not in told["linear_probe", "conv2"]
+
+
+def test_a_protocol_that_moves_statistics_is_told(judge, monkeypatch):
+    protocol = type(registry.load("protocol", Unit("knn")))
+    evaluate = protocol.evaluate
+
+    def careless(self, model, target, run):
+        model.train()(torch.zeros(2, 3, 16, 16))
+        yield from evaluate(self, model.eval(), target, run)
+
+    monkeypatch.setattr(protocol, "evaluate", careless)
+    monkeypatch.setattr("bench.contracts.Model.forward", lambda self, images: self.encoder(images))
+    rows, _ = judge(f"{SMALL}{DIGITS}[methods]\nrandom = {{}}\n[protocols]\nknn = {{k = 5}}\n")
+    assert all(
+        r["reason"].startswith("warning: the model changed while it was judged (encoder.trunk") for r in rows
+    )
+
+
+def test_half_precision_is_another_cell_whose_rows_say_so(judge):
+    text = f'{SMALL}{DIGITS}features = ["float32", "float16"]\n[methods]\nrandom = {{}}\n[protocols]\nknn = {{k = 5}}\n'
+    rows, cells = judge(text)
+    assert len(cells) == 2
+    exact, half = ([r for r in rows if ("float16" in r["protocol_settings"]) is h] for h in (False, True))
+    assert len(exact) == len(half) > 0
+    assert {json.loads(r["protocol_settings"])["features"] for r in half} == {"float16"}
+    (silent,) = plan.cells(
+        parse(tomllib.loads(text.replace('features = ["float32", "float16"]\n', "")), Path("mine.toml"))
+    )
+    assert cell_id(silent.cell) == cell_id(cells[0].cell)  # the default leaves identities as they were
+    with pytest.raises(BenchError, match=r"target\.features must be float32 or float16, not 'int8'"):
+        judge(text.replace("float16", "int8"))
+
+
 # ---- anybody's checkpoint ------------------------------------------------------------------------
 
 SCENES = (
