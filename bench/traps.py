@@ -33,7 +33,8 @@ def untrained(method: Method, fresh: Mapping[str, State], model: Model) -> list[
     :param fresh: copies of ``encoder`` and ``head`` before the saved weights were read.
     """
     found = []
-    if method.files or "budget" in method.depends_on:
+    reads = any(getattr(method, field) for field in method.files)
+    if reads or "budget" in method.depends_on:
         weights = dict(model.encoder.named_parameters())
         if weights and all(torch.equal(fresh["encoder"][k], v) for k, v in weights.items()):
             found.append("the encoder has its initial weights: not trained, or not loaded")

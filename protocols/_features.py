@@ -22,7 +22,7 @@ Batch = TypeVar("Batch")
 
 OUTPUT = "output"  # the tap of what the encoder itself returns
 BATCH = 256  # fixed: a convolution's last bits may depend on the batch's size
-SAMPLE, FEWEST = 256, 8  # images by which a collapse is told
+SAMPLE, FEWEST = 128, 8  # images by which a collapse is told
 CONSTANT, ONE_LINE = 1e-8, 1e-4  # of the squares: variance at all, and variance off the first component
 SHORT_SIDE = 256 / 224  # the usual ratio of the resized shorter side to the crop
 

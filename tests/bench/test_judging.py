@@ -12,7 +12,7 @@ import torch
 import torchvision
 from sklearn.metrics import normalized_mutual_info_score
 
-from bench import plan, registry, tensors, worker
+from bench import plan, plots, registry, tables, tensors, worker
 from bench.artifacts import cell_id, file_digest, folder, training_id
 from bench.records import BenchError, Unit, cell_from, plain
 from bench.store import collect
@@ -66,6 +66,17 @@ def test_stored_assignments_become_rows_by_epoch(judge, home):
     ids = tensors.read(kept / "000002.safetensors")["ids"]
     expected = normalized_mutual_info_score(truth, ids, average_method="geometric")
     assert mine["nmi_labels", 2] == pytest.approx(expected)
+    shown = {"protocol": "clustering", "split": "train", "labels": ["deepcluster"]}
+    for name, figure in {
+        "labels": {"kind": "learning", "metric": "nmi_labels"},
+        "previous": {"kind": "learning", "metric": "nmi_previous"},
+        "final": {"kind": "vary", "x": "setting:clusters", "metric": "nmi_labels"},
+    }.items():
+        block = {"name": name, **shown, **figure}
+        assert plots.draw(tables.frame(rows), block, home / f"{name}.svg").exists()
+        drawn = plots.figure(tables.frame(rows), block).axes[0].get_lines()[0]
+        steps = {"labels": [0, 1, 2], "previous": [1, 2], "final": [2]}[name]
+        assert drawn.get_ydata().tolist() == [mine[figure["metric"], e] for e in steps]
     assert not [r for r in rows if r["label"] == "random" and r["step"] is not None]
 
 
@@ -166,6 +177,7 @@ def test_a_file_goes_through_the_protocols_from_one_line(judge, home, network, l
     assert {r["status"] for r in rows} == {"ok"}
     assert {r["protocol"] for r in rows} == {"knn", "retrieval", "linear_probe"}
     assert [r["layer"] for r in rows if r["metric"] == "lr"] == layers
+    assert len(list((home / "runs").rglob("neighbors.png"))) == 1
     digest = file_digest(home / "w.pt")
     assert all(json.loads(r["method_settings"])["file_sha256"] == digest for r in rows)
     kept = tensors.read(folder(home / "runs", cells[0].cell.training).model)

@@ -69,8 +69,14 @@ def test_initial_weights_are_told_where_they_should_have_gone(depends_on, files,
     with torch.no_grad():
         model.encoder.weight.add_(int(encoder))
         model.head.bias.add_(int(head))
-    found = traps.untrained(SimpleNamespace(depends_on=depends_on, files=files), fresh, model)
+    found = traps.untrained(SimpleNamespace(depends_on=depends_on, files=files, file="w.pt"), fresh, model)
     assert [text.split()[1] for text in found] == told
+
+
+def test_a_network_that_brings_its_weights_reads_no_file():
+    model = SimpleNamespace(encoder=nn.Linear(2, 2), head=None)
+    fresh = {"encoder": traps.state(model.encoder), "head": {}}
+    assert traps.untrained(SimpleNamespace(depends_on=(), files=("file",), file=""), fresh, model) == []
 
 
 def test_a_model_without_weights_or_head_is_fine():
