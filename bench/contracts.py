@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -338,6 +339,11 @@ class Run(abc.ABC):
     ] = ()  # what all frozen protocols of this model will read: one forward pass serves them
     cache: Cache
     weights_digest: str = ""  # of the model that is judged
+    features: str = "float32"  # as what frozen features are kept and read: or "float16"
+    # What the training of the model that is judged kept: cluster ids by epoch, int64 (N,), and the classes of
+    # the N images that it was trained on, in the same order (-1: unknown). Nothing where it clustered nothing.
+    assigned: Mapping[int, Tensor] = MappingProxyType({})
+    assigned_labels: Tensor | None = None
 
     @abc.abstractmethod
     def generator(self, purpose: str) -> torch.Generator:
@@ -373,6 +379,9 @@ class Run(abc.ABC):
     def saw(self, images: int) -> None:
         """Count images that a step consumed (the column ``images_seen``)."""
 
+    def warn(self, text: str) -> None:  # noqa: B027 - who keeps no rows need not listen
+        """What a reader of the numbers should know: it stands beside them in rows and tables."""
+
     @abc.abstractmethod
     def assignments(self, epoch: int, ids: Tensor) -> None:
         """Cluster ids (N,) of an epoch, for the clustering protocol."""
@@ -396,6 +405,9 @@ class Method(abc.ABC):
     depends_on: ClassVar[tuple[str, ...]] = ("backbone", "budget", "data", "seed")
     variants: ClassVar[tuple[str, ...]] = ()  # names of Model.variants
     distributed: ClassVar[bool] = False  # several processes may train it together; else the plan says one
+    # Fields that are paths: the plan writes each file's SHA-256 into the field of that name + "_sha256".
+    files: ClassVar[tuple[str, ...]] = ()
+    own_network: ClassVar[str] = ""  # a field that, when it is set, names what stands in for the backbone
 
     @abc.abstractmethod
     def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:

@@ -1,4 +1,4 @@
-"""Multiplies a suite's axes out into cells. Pure: no torch, no files, no printing."""
+"""Multiplies a suite's axes out into cells. Pure: no torch, no printing, no files but those that settings name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from bench import artifacts
 from bench.records import WHITENINGS, Aim, BenchError, Cell, Data, Training, Unit, freeze
 from bench.registry import Field, Info, checked, find, suggest
 from bench.suite import Suite, check_scalars
@@ -16,6 +18,7 @@ _NO_BACKBONE = Unit("none")
 _PARTS = ("method", "backbone", "data", "target", "protocol")
 _SCALARS = ("budget", "precision", "threads", "snapshots", "seed", "processes", "sync_batch_norm")
 _SEED = "seed"  # a setting of data or target that every seed has of its own
+FEATURES = ("float32", "float16")
 _WORDS = {"labels": "all", "unlabeled": "all", "validation": "auto"}  # what may stand there beside a number
 
 
@@ -247,7 +250,8 @@ class _Resolver:
         if key not in self.known:
             info = find(kind, settings["name"], self.where)
             own = {k: v for k, v in settings.items() if k != "name"}
-            self.known[key] = info, info.resolve(own, f"{self.where}: {kind}")
+            where = f"{self.where}: {kind}"
+            self.known[key] = info, _with_digests(info, info.resolve(own, where), f"{where}: {info.name}")
         return self.known[key]
 
     def part(self, name: str, settings: Mapping[str, Any], known: Mapping[str, Field]) -> dict[str, Any]:
@@ -272,10 +276,42 @@ class _Resolver:
             self.fine.add(key)
 
 
+def _with_digests(info: Info, unit: Unit, where: str) -> Unit:
+    """The SHA-256 of each file that a unit's result hangs on stands among its settings."""
+    settings = dict(unit.settings)
+    for name in info.traits.get("files", ()):
+        if settings[name]:
+            key = f"{name}_sha256"
+            settings[key] = _file_digest(str(settings[name]), str(settings[key]), f"{where}.{name}")
+    return Unit.of(unit.name, settings)
+
+
+def _file_digest(path: str, said: str, where: str) -> str:
+    """A file's digest; one that is said is believed where there is no file, so that results can be read anywhere."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        if said:
+            return said
+        raise BenchError(
+            f"{where}: {path} is no file here; write its path, or its digest as {where.rpartition('.')[2]}_sha256"
+        )
+    found = artifacts.file_digest(file)
+    if said not in {"", found}:
+        raise BenchError(f"{where}: {path} is another file: its SHA-256 is {found}, not {said}")
+    return found
+
+
+def _wants_backbone(method: Info, unit: Unit) -> bool:
+    """Whether a backbone makes a difference; one that the method's settings replace makes none."""
+    own = method.traits.get("own_network", "")
+    return "backbone" in method.traits["depends_on"] and not (own and unit.get(own))
+
+
 def _check_amount(key: str, value: Any, where: str) -> None:
-    if key == "whitening":
-        if value not in WHITENINGS:
-            raise BenchError(f"{where}: there is no whitening {value!r}{suggest(value, WHITENINGS[1:])}")
+    choices = {"whitening": WHITENINGS, "features": FEATURES}
+    if key in choices:
+        if value not in choices[key]:
+            raise BenchError(f"{where} must be one of {', '.join(filter(None, choices[key]))}, not {value!r}")
         return
     if isinstance(value, str) and value != _WORDS[key]:
         raise BenchError(f'{where} must be a number or "{_WORDS[key]}", not {value!r}')
@@ -307,7 +343,7 @@ def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
         processes=choice["processes"],
         sync_batch_norm=choice["sync_batch_norm"],
     )
-    if backbone == _NO_BACKBONE and "backbone" in method.traits["depends_on"]:
+    if backbone == _NO_BACKBONE and _wants_backbone(method, method_unit):
         raise BenchError(f"{resolve.where}: {method.name} needs a backbone: write backbone = ...")
     training = _collapse(training, method)
     aim = Aim(target_unit, **resolve.part("target", _own(choice["target"], choice), _AIM))
@@ -346,7 +382,7 @@ def _collapse(training: Training, method: Info) -> Training:
     if not method.traits["sees_labels"]:
         data = replace(data, labels=0, label_split=0, label_noise=0.0, labeled_classes=())
     changes: dict[str, Any] = {"data": data}
-    if "backbone" not in depends:
+    if not _wants_backbone(method, training.method):
         changes["backbone"] = _NO_BACKBONE
     if "budget" not in depends:
         changes |= {"budget": 0, "snapshots": 1}

@@ -168,6 +168,7 @@ class Aim:
     label_split: int = 0
     validation: int | str = "auto"  # images of the training set held out for choices; "auto": a tenth
     classes: tuple[int, ...] = later(())  # judged on images of these alone; () is all
+    features: str = later("float32")  # as what frozen features are kept and read; "float16" halves the cache
 
 
 @dataclass(frozen=True)

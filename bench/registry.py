@@ -294,6 +294,8 @@ _TRAITS = (
     "splits",
     "image_side",
     "test_split",
+    "files",
+    "own_network",
 )
 
 

@@ -74,6 +74,9 @@ class Selection:
     keys: tuple[list[Key], list[Key], list[Key]]
     mirrored: bool = False  # "error" was made of top1
     trials: int = 0  # of a search, of which one is shown
+    warned: dict[tuple[Key, Key], list[str]] = field(
+        default_factory=dict
+    )  # what traps told of a square's runs
 
     def plan_of(self, column: Key) -> Key:
         """The part of a column's key that is known before a cell has run."""
@@ -163,7 +166,10 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
         raise BenchError(f"{query.place}: {mixed}: choose with where, or add it to rows or columns")
     numbers, keys = _numbers(frame, query)
     found = Selection(query, [], [], {}, _planned(frame, query), frame, numbers, keys, fully > before, trials)
-    found.runs = by_run(found, choose(found, query.select))
+    reason, reasons = codes(frame.loc[numbers.index], "reason")
+    numbers["reason"] = reason
+    chosen = choose(found, query.select)
+    found.runs, found.warned = by_run(found, chosen), _warned(found, chosen, reasons)
     found.rows = _ordered(combine(frame, query.rows)[1], query.rows, query)
     found.columns = _ordered(_columns(found), query.columns, query)
     return found
@@ -252,6 +258,18 @@ def by_run(found: Selection, numbers: pd.DataFrame) -> dict[tuple[Key, Key], dic
     for row, col, run, value in zip(*fields, strict=True):
         table.setdefault((rows[row], cols[col]), {})[runs[run]] = value
     return table
+
+
+def _warned(found: Selection, numbers: pd.DataFrame, reasons: list[str]) -> dict[tuple[Key, Key], list[str]]:
+    """What stands beside the chosen numbers; a median over steps has nothing beside it."""
+    if "reason" not in numbers or not any(reasons):
+        return {}
+    told: dict[tuple[Key, Key], list[str]] = {}
+    rows, cols, _ = found.keys
+    for row, col, why in numbers[["row", "col", "reason"]].drop_duplicates().itertuples(index=False):
+        if reasons[why]:
+            told.setdefault((rows[row], cols[col]), []).append(reasons[why])
+    return told
 
 
 # ---- what was planned ------------------------------------------------------------------------------

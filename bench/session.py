@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Session(Run):
         self.seconds_before = 0.0  # spent by interrupted attempts
         self.started = self.saved = time.monotonic()
         self.curves: list[dict[str, float]] = []
+        self.warnings: list[str] = []
 
     # ---- randomness and precision ----
 
@@ -162,6 +163,10 @@ class Session(Run):
         if self.report:
             self.report(done, total)
 
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def saw(self, images: int) -> None:
         self.images_seen += images
 
@@ -178,6 +183,23 @@ class Session(Run):
         pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         with artifacts.written(self.folder / "pictures" / f"{artifacts.slug(name)}.png") as path:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, "PNG")
+
+
+class Assignments(Mapping[int, Tensor]):
+    """What :meth:`Session.assignments` kept in a training's folder, read as it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted((folder / "assignments").glob("*.safetensors"))
+        self.paths = {int(path.stem): path for path in found}
+
+    def __getitem__(self, epoch: int) -> Tensor:
+        return tensors.read(self.paths[epoch])["ids"].long()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 def snapshot_steps(total: int, count: int) -> set[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench import statistics
-from bench.columns import Key
+from bench.columns import Key, codes, combine
 from bench.records import BenchError
 from bench.registry import suggest
 from bench.render import Entry, Line
@@ -18,6 +18,8 @@ from bench.wording import decimals, name_of
 
 DASH = "—"
 _REASONS = 3
+_RANDOM = {"random", "random_rescaled"}  # the methods that learn nothing from images
+_TOO_GOOD = "warning: random weights are best here: was the rest trained, and were its weights loaded?"
 
 
 @dataclass
@@ -158,8 +160,11 @@ def grid(found: Selection, best: Selection | None, footnotes: Footnotes, digits:
     for row in found.rows:
         made.entries[row] = [_entry(made, row, column) for column in columns]
     for i, column in enumerate(columns):
-        for row in _winners(made, column):
-            made.entries[row][i] = dataclasses.replace(made.entries[row][i], bold=True)
+        winners = _winners(made, column)
+        note = (footnotes(_TOO_GOOD),) if _only_random(found, winners) else ()
+        for row in winners:
+            entry = made.entries[row][i]
+            made.entries[row][i] = dataclasses.replace(entry, bold=True, marks=(*entry.marks, *note))
     return made
 
 
@@ -191,7 +196,9 @@ def _entry(made: Grid, row: Key, column: Column) -> Entry:
         return _gap(made, column, planned, missing)
     found = statistics.interval(list(runs.values()))
     expected = max(len(planned), len(runs))
-    marks = (made.footnotes(_told(missing, expected)),) if missing else ()
+    notes = [_told(missing, expected)] if missing else []
+    notes += column.source.warned.get((row, column.key), [])[:_REASONS]
+    marks = tuple(made.footnotes(note) for note in notes)
     text = _number(found, _digits(made, column)) + (f" ({found.n}/{expected})" if missing else "")
     status = "partial" if missing else "ok"
     return Entry(text, found.mean, found.low, found.high, found.n, expected, status=status, marks=marks)
@@ -232,6 +239,16 @@ def _digits(made: Grid, column: Column) -> int:
 def _kinds(column: Column) -> list[str]:
     lengths = {len(runs) for (_, key), runs in column.source.runs.items() if key == column.key}
     return ["one run" if n == 1 else "bca" if n >= statistics.BCA_RUNS else "t" for n in sorted(lengths)]
+
+
+def _only_random(found: Selection, winners: list[Key]) -> bool:
+    """Whether nothing that learned is as good as random weights, in a column where something is compared."""
+    methods: dict[Key, set[str]] = {}
+    code, rows = combine(found.frame, found.query.rows)
+    method, names = codes(found.frame, "method")
+    for r, m in set(zip(code.tolist(), method.tolist(), strict=True)):
+        methods.setdefault(rows[r], set()).add(names[m])
+    return bool(winners) and all(methods[row] <= _RANDOM for row in winners)
 
 
 def _winners(made: Grid, column: Column) -> list[Key]:

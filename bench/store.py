@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import artifacts
 from bench.plan import Planned
-from bench.records import COLUMNS, Aim, Training, Unit, plain
+from bench.records import COLUMNS, Cell, Training, Unit, plain
 
 Row = dict[str, Any]
 
@@ -76,7 +76,7 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "threads": training.threads,
         "init": artifacts.training_id(training.init) if training.init else "",
         "protocol": cell.protocol.name,
-        "protocol_settings": _json({**dict(cell.protocol.settings), **_judged_classes(cell.aim)}),
+        "protocol_settings": _json({**dict(cell.protocol.settings), **_aimed(cell)}),
         "dataset": cell.aim.dataset.name,
         "target_labels": cell.aim.labels,
         "target_split": cell.aim.label_split,
@@ -99,8 +99,10 @@ def _trial(one: Planned) -> dict[str, Any]:
     return {} if one.trial is None else {"trial": one.trial}
 
 
-def _judged_classes(aim: Aim) -> dict[str, Any]:
-    return {"target_classes": list(aim.classes)} if aim.classes else {}
+def _aimed(cell: Cell) -> dict[str, Any]:
+    """On which classes alone, and by which features, where they were rounded, a protocol judged."""
+    names = {"classes": "target_classes", "features": "features"}
+    return {names[key]: value for key, value in plain(cell.aim).items() if key in names}
 
 
 def _json(value: Any) -> str:

@@ -33,7 +33,8 @@ class Schedule:
     """The learning rate over a training, in fractions of its length.
 
     ``kind``: ``constant``; ``step`` (times ``gamma`` at each of ``drops``); ``cosine`` (to zero);
-    ``linear`` (flat, then linearly to zero over the part after ``drops[0]``). ``warmup`` is a number
+    ``linear`` (flat, then linearly to zero over the part after ``drops[0]``); ``inverse_sqrt`` (1 / sqrt(1 +
+    ``gamma`` x steps done): DeepCluster's probes, where gamma is rate x weight decay). ``warmup`` is a number
     of steps over which the rate rises linearly from zero.
     """
 
@@ -45,6 +46,8 @@ class Schedule:
     def __call__(self, done: int, total: int) -> float:
         """The factor on the base rate for the step after ``done`` of ``total``."""
         rise = min(1.0, (done + 1) / self.warmup) if self.warmup else 1.0
+        if self.kind == "inverse_sqrt":
+            return rise / math.sqrt(1 + self.gamma * done)
         return rise * self._shape(done / total)
 
     def _shape(self, t: float) -> float:
@@ -57,7 +60,9 @@ class Schedule:
         if self.kind == "linear":
             start = self.drops[0] if self.drops else 0.0
             return 1.0 if t < start else (1 - t) / (1 - start)
-        raise BenchError(f"schedule {self.kind!r} is not known: write constant, step, cosine or linear")
+        raise BenchError(
+            f"schedule {self.kind!r} is not known: write constant, step, cosine or linear, or inverse_sqrt"
+        )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

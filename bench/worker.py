@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bench import artifacts, distributed, pause, ranks, registry, tensors
+from bench import artifacts, distributed, pause, ranks, registry, tensors, traps
 from bench.backbones import _whitening as whitening
 from bench.cache import FileCache
 from bench.contracts import (
@@ -35,7 +35,7 @@ from bench.contracts import (
 )
 from bench.data import assemble
 from bench.records import BenchError, Cell, Training, digest, plain
-from bench.session import Session
+from bench.session import Assignments, Session
 
 Progress = Callable[[str, int, int], None]  # what, steps done, of how many
 
@@ -345,7 +345,9 @@ def _evaluate(
     method, evaluation = _method(training), registry.load("protocol", cell.protocol)
     target, info = _target(cell.aim, place.data, device())
     shape, weights = _made(files)
+    assigned = _assigned(training, files, place)
     rows: list[dict[str, Any]] = []
+    told: list[str] = []
     for step, path in _models(cell, files):
         session = Session(
             files.path / "work" / artifacts.cell_name(cell) / str(step or 0),
@@ -356,7 +358,9 @@ def _evaluate(
             stamp=digest([artifacts.cell_id(cell), info]),
             report=lambda done, total: progress(cell.protocol.name, done, total),
         )
+        session.features = cell.aim.features
         model = _build(method, _backbone(training), shape, session)
+        fresh = _fresh(model, cell.variant)
         tensors.load_model(path, model)
         found = artifacts.file_digest(path)
         if step is None and found != weights:
@@ -365,13 +369,32 @@ def _evaluate(
         _check_model(evaluation, model, cell)
         session.weights_digest = digest([artifacts.training_id(training), cell.variant, found], 32)
         session.taps = taps(cell, model)
+        session.assigned, session.assigned_labels = assigned
+        before = traps.state(model)
         for measured in evaluation.evaluate(model, target, session):
             if isinstance(measured, Picture):
                 session.picture(measured.name, measured.image)
             else:
                 rows.append(_row(measured, step))
         session.finish()
-    return {"rows": rows, "target": info}
+        told += [*session.warnings, *traps.untrained(method, fresh, model), *traps.moved(before, model)]
+    return {"rows": rows, "target": info, "reason": _warned(rows, told, target)}
+
+
+def _fresh(model: Model, variant: str) -> dict[str, traps.State]:
+    """Copies of an encoder and a classifier that were just built."""
+    if variant and variant not in model.variants:
+        return {}
+    own = _variant(model, variant)
+    return {"encoder": traps.state(own.encoder), "head": traps.state(own.head)}
+
+
+def _warned(rows: Sequence[dict[str, Any]], told: Sequence[str], target: Target) -> str:
+    """Warnings of all of a cell's rows; those of single ones are written into them."""
+    common = list(dict.fromkeys(told))
+    for place, text in traps.at_chance(rows, target).items():
+        rows[place]["reason"] = "warning: " + "; ".join([*common, text])
+    return "warning: " + "; ".join(common) if common else ""
 
 
 def _made(files: artifacts.Folder) -> tuple[DataShape, str]:
@@ -381,6 +404,17 @@ def _made(files: artifacts.Folder) -> tuple[DataShape, str]:
         return DataShape(**status["shape"]), str(status["weights"])
     except (KeyError, TypeError) as error:
         raise BenchError(f"{files.status}: damaged ({error}); delete it and it is made again") from error
+
+
+def _assigned(
+    training: Training, files: artifacts.Folder, place: Place
+) -> tuple[Assignments, torch.Tensor | None]:
+    """The clusters that a training kept, and its images' classes (read only where there are any)."""
+    kept = Assignments(files.path)
+    if not kept:
+        return kept, None
+    dataset: Dataset = registry.load("dataset", training.data.dataset)
+    return kept, assemble.trained_labels(training.data, dataset, place.data)
 
 
 def _models(cell: Cell, files: artifacts.Folder) -> Iterator[tuple[int | None, Path]]:
@@ -408,6 +442,10 @@ def _check_model(evaluation: Evaluation, model: Model, cell: Cell) -> None:
         raise SkipError(f"{cell.protocol.name} needs a classifier; {name} makes none")
     if needs.top and model.encoder.top is None:
         raise SkipError(f"{cell.protocol.name} needs fully connected layers; this backbone has none")
+    if needs.spatial and not (model.encoder.layers or getattr(evaluation, "layers", ())):
+        raise SkipError(
+            f'{cell.protocol.name} reads maps; the network of {name} has none: write layers = ["output"]'
+        )
     if needs.trainable and not any(True for _ in model.encoder.parameters()):
         raise SkipError(f"{cell.protocol.name} needs weights to train; {name} has none")
 

@@ -22,13 +22,16 @@ Batch = TypeVar("Batch")
 
 OUTPUT = "output"  # the tap of what the encoder itself returns
 BATCH = 256  # fixed: a convolution's last bits may depend on the batch's size
+SAMPLE, FEWEST = 128, 8  # images by which a collapse is told
+CONSTANT, ONE_LINE = 1e-8, 1e-4  # of the squares: variance at all, and variance off the first component
 SHORT_SIDE = 256 / 224  # the usual ratio of the resized shorter side to the crop
 
 
 def features(model: Model, samples: Samples, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:
     """The pooled features at ``taps`` of all images, in order: float32 (N, d) each, on the CPU.
 
-    What the cache lacks is extracted in one pass, together with all that ``run.taps`` announces.
+    What the cache lacks is extracted in one pass, together with all that ``run.taps`` announces. With
+    ``run.features`` "float16" all are rounded to it, and kept so.
     A run without a weights digest has nothing to key a cache by, and extracts what it is asked for.
     """
     known = bool(run.weights_digest)
@@ -40,15 +43,44 @@ def features(model: Model, samples: Samples, taps: Sequence[Tap], run: Run) -> d
         fresh = extract(
             model.encoder, samples.images, [*missing, *dict.fromkeys(announced if known else ())], run
         )
+        fresh = {tap: _rounded(value, tap, run) for tap, value in fresh.items()}
         for tap, value in fresh.items() if known else ():
             run.cache.put(_key(run, samples, tap), value)
         ready |= fresh
-    return {tap: ready[tap] for tap in found}
+    whole = {tap: ready[tap].float() for tap in found}
+    for tap, value in whole.items():
+        if problem := collapsed(value):
+            run.warn(f"features at {tap.layer} are {problem}: collapsed")
+    return whole
 
 
 def _key(run: Run, samples: Samples, tap: Tap) -> str:
     parts = [run.weights_digest, samples.name, len(samples), repr(center_view(tap.side)), run.precision]
-    return digest([*parts, tap], 32)
+    return digest([*parts, tap, *([run.features] if run.features != "float32" else [])], 32)
+
+
+def _rounded(values: Tensor, tap: Tap, run: Run) -> Tensor:
+    """As they are kept: what is computed and what the cache gives back are the same numbers."""
+    if run.features == "float32":
+        return values
+    half = values.half()
+    if not half.isfinite().all() and values.isfinite().all():
+        raise BenchError(
+            f'features at {tap.layer} are too large for float16: write target.features = "float32"'
+        )
+    return half
+
+
+def collapsed(values: Tensor) -> str:
+    """What is wrong with features (N, d) that tell images hardly apart, by a sample of them; else nothing."""
+    sample = values[:: max(1, len(values) // SAMPLE)][:SAMPLE].double()
+    if len(sample) < FEWEST or sample.shape[1] == 1 or not sample.isfinite().all():
+        return ""
+    centered = sample - sample.mean(0)
+    spread = torch.linalg.eigvalsh(centered @ centered.T).clamp_min(0)  # ascending
+    if spread.sum() <= CONSTANT * sample.square().sum():
+        return "the same for all images"
+    return "on one line" if spread[-1] >= (1 - ONE_LINE) * spread.sum() else ""
 
 
 def extract(encoder: Encoder, images: Images, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:

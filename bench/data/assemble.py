@@ -55,11 +55,7 @@ def training_set(
     :raises BenchError: more labels or images than there are; no extra images; missing files.
     """
     pool = _pool(data, dataset, root)
-    held = splits.validation(pool.labels[: pool.count], data.validation, dataset.name, data.resample)
-    free = np.ones(len(pool.labels), np.bool_)
-    free[held] = False
-    shown = _shown(data, dataset.name, pool, free)
-    hidden = _hidden(data, dataset.name, pool, free, shown)
+    held, shown, hidden = _choice(data, dataset, pool)
     chosen = np.union1d(shown, hidden)
     labels: Tensor | None = None
     if sees_labels:
@@ -69,6 +65,25 @@ def training_set(
     images = pool.images if len(chosen) == len(pool.labels) else sources.subset(pool.images, chosen)
     info = _info(shown, held) | {"images": len(chosen), "unlabeled": len(hidden)}
     return TrainingSet(images.to(device), labels, dataset.classes, dataset.flip), info
+
+
+def _choice(data: Data, dataset: Dataset, pool: _Pool) -> tuple[Indices, Indices, Indices]:
+    """Which of the pool's images are held out, which are shown with their labels, which without."""
+    held = splits.validation(pool.labels[: pool.count], data.validation, dataset.name, data.resample)
+    free = np.ones(len(pool.labels), np.bool_)
+    free[held] = False
+    shown = _shown(data, dataset.name, pool, free)
+    return held, shown, _hidden(data, dataset.name, pool, free, shown)
+
+
+def trained_labels(data: Data, dataset: Dataset, root: Path) -> Tensor:
+    """The classes of the images that a training saw, in its order, shown to it or not: to judge it by.
+
+    :returns: int64 (N,), -1 where the dataset itself does not know; without the noise of ``label_noise``.
+    """
+    pool = _pool(data, dataset, root)
+    _, shown, hidden = _choice(data, dataset, pool)
+    return torch.from_numpy(pool.labels[np.union1d(shown, hidden)])
 
 
 def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tuple[Target, Info]:

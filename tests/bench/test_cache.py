@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -113,3 +115,55 @@ def test_a_file_that_goes_while_it_is_opened_is_computed_again(cache, monkeypatc
 
     monkeypatch.setattr(tensors, "load_file", load)
     assert cache.get("a") is None
+
+
+_JOB = """
+import random, sys, time
+from pathlib import Path
+import torch
+from bench.cache import FileCache
+
+cache, chance, stop = FileCache(Path(sys.argv[1]), limit_gb=2e-5), random.Random(int(sys.argv[2])), time.time() + 2
+hits = 0
+while time.time() < stop:
+    key = chance.randrange(12)
+    dtype = torch.float16 if key % 2 else torch.float32
+    found, right = cache.get(str(key)), torch.full((500,), float(key), dtype=dtype)
+    hits += found is not None
+    if found is None:
+        cache.put(str(key), right)
+    elif found.dtype != dtype or not torch.equal(found, right):
+        sys.exit(f"{key} came back as {found[:3]}")
+print(hits)
+"""
+
+
+@pytest.mark.slow
+def test_jobs_at_once_share_it_and_keep_to_its_bound(tmp_path):
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _JOB, str(tmp_path), str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(3)
+    ]
+    for job in jobs:
+        out, err = job.communicate(timeout=60)
+        assert job.returncode == 0, err
+        assert int(out) > 0
+    left = list(tmp_path.iterdir())
+    assert all(path.suffix == ".safetensors" for path in left)  # no half-written file stays
+    assert (
+        sum(p.stat().st_size for p in left) <= 2e4 + 3 * 2500
+    )  # each may add one that the others have not seen
+
+
+def test_half_precision_takes_half_the_room(cache):
+    value = torch.randn(1000)
+    cache.put("whole", value)
+    cache.put("half", value.half())
+    assert torch.equal(cache.get("half"), value.half())
+    sizes = [cache._path(k).stat().st_size for k in ("whole", "half")]
+    assert sizes[0] - sizes[1] == 2000

@@ -177,3 +177,14 @@ def test_assignments_and_pictures_lie_beside_the_run(start, tmp_path):
     assert path.name == "rec_onstruction.png"
     wanted = ((image * 1.2 - 0.1).clamp(0, 1) * 255).round().to(torch.uint8)
     assert torch.equal(torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1), wanted)
+
+
+def test_assignments_come_back_by_epoch(start, tmp_path):
+    run = start()
+    for epoch in (10, 2):
+        run.assignments(epoch, torch.tensor([epoch, 1]))
+    kept = session_module.Assignments(tmp_path)
+    assert list(kept) == [2, 10]
+    assert kept[10].tolist() == [10, 1]
+    assert kept[10].dtype == torch.int64
+    assert len(session_module.Assignments(tmp_path / "elsewhere")) == 0

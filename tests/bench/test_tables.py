@@ -399,3 +399,24 @@ def test_a_million_rows_take_seconds():
     table = tables.build(frame, {"name": "t", "metric": "top1", "columns": "layer", "protocol": "linear"})
     assert time.process_time() - started < 6  # 1.5 s where it was measured
     assert len(table.lines) == 20
+
+
+def test_what_a_trap_told_is_a_footnote_of_its_square():
+    rows = runs("a", [9.0, 10.0, 11.0], reason="warning: top1 is at chance") + runs("b", [70.0, 71.0, 72.0])
+    rows[1]["reason"] = ""
+    table = made(rows)
+    marks = {line.name: [table.footnotes[m - 1] for m in line.entries[0].marks] for line in table.lines}
+    assert marks == {"a": ["warning: top1 is at chance"], "b": []}
+    assert texts(table)["a"] == ["10.0 ± 2.5"]
+
+
+def test_random_weights_that_nothing_beats_are_told():
+    def footnotes(*values, **methods):
+        rows = [r for n, v in zip("abc", values, strict=True) for r in runs(n, v, method=methods.get(n, n))]
+        return [f for f in made(rows).footnotes if "random weights are best" in f]
+
+    good, bad, same = [70.0, 71.0, 72.0], [50.0, 51.0, 52.0], [71.0, 70.5, 72.0]
+    assert len(footnotes(good, bad, bad, a="random")) == 1
+    assert footnotes(bad, good, bad, a="random") == []
+    assert footnotes(good, same, bad, a="random") == []  # b may be as good
+    assert footnotes(good, same, bad) == []

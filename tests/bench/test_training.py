@@ -39,6 +39,7 @@ class StopError(Exception):
         (Schedule("linear", (0.6,)), [1, 1, 1, 1, 0.5]),
         (Schedule("linear"), [1, 0.8, 0.6, 0.4, 0.2]),
         (Schedule(warmup=4), [0.25, 0.5, 0.75, 1, 1]),
+        (Schedule("inverse_sqrt", gamma=3.0), [1, 0.5, 7**-0.5, 10**-0.5, 13**-0.5]),
         (Schedule("linear", warmup=2), [0.5, 0.8, 0.6, 0.4, 0.2]),
     ],
     ids=lambda v: f"{v.kind}-{v.warmup}" if isinstance(v, Schedule) else "",

@@ -131,7 +131,7 @@ protocols = {error = {}}
 
 def test_an_unknown_whitening_is_told_in_one_line(suite):
     path = suite("[methods]\nwalker = {}", data='dataset = "dots"\nwhitening = "zca"')
-    with pytest.raises(BenchError, match=r"data.whitening: there is no whitening 'zca'"):
+    with pytest.raises(BenchError, match=r"data.whitening must be one of laine_aila, .*, not 'zca'"):
         plan.cells(load(str(path)))
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from bench.augment import CenterCrop, Resize
-from bench.contracts import Tap
-from protocols._features import BATCH, features, in_order
+from bench.contracts import BenchError, Tap
+from protocols._features import BATCH, collapsed, features, in_order
+from protocols.clustering import Clustering
 from protocols.error import Error
 from protocols.knn import Knn
 from protocols.linear_probe import LinearProbe
+from protocols.linear_svm import LinearSvm
+from protocols.mlp_probe import MlpProbe
+from protocols.retrieval import Retrieval
 
 PROBE = LinearProbe(augment="none", epochs=2, batch_size=32, pooling="dims_max", size=64)
 
@@ -44,6 +49,90 @@ def test_cached_and_fresh_features_are_bit_identical(model, target, make_run):
         assert torch.equal(again[tap], alone[tap])
         assert again[tap].dtype == torch.float32
     assert [tuple(again[t].shape) for t in taps] == [(90, 32), (90, 16), (90, 64)]
+
+
+def test_all_frozen_protocols_after_the_first_do_no_pass(model, target, make_run):
+    """Each of them in turn is the first; SVM, multilayer probe, kNN, retrieval and clustering share one pass."""
+    model.head = torch.nn.Linear(16, 3)
+    protocols = [
+        PROBE,
+        Knn(k=5),
+        Error(),
+        LinearSvm(costs=(1.0,), layer="conv2", pooling="adaptive_avg", size=1),
+        MlpProbe(epochs=1, layer="conv1", pooling="dims_max", size=32),
+        Retrieval(layer="conv2", pooling="dims_avg", size=64),
+        Clustering(restarts=1),
+    ]
+    seen = _count(model)
+    for first in range(len(protocols)):
+        run = make_run(taps=[tap for p in protocols for tap in p.taps(model.encoder)])
+        passes = []
+        for protocol in protocols[first:] + protocols[:first]:
+            seen.clear()
+            run.saved = None  # a checkpoint is one protocol's
+            assert list(protocol.evaluate(model, target, run))
+            passes.append(sum(seen))
+        assert sum(passes) == len(target.train) + len(target.validation) + len(target.test)
+        # Those that read the training images read all splits; error, alone, leaves the training set to the next.
+        assert passes[0] == sum(passes) - (len(target.train) if first == 2 else 0)
+
+
+def test_half_precision_is_the_same_fresh_and_cached(model, target, make_run):
+    tap = Tap("conv2", "dims_avg", 64)
+    exact = features(model, target.test, [tap], make_run())[tap]
+    run = make_run()
+    run.features = "float16"
+    fresh = features(model, target.test, [tap], run)[tap]
+    (kept,) = run.cache.kept.values()
+    assert kept.dtype == torch.float16
+    cached = features(model, target.test, [tap], run)[tap]
+    assert fresh.dtype == cached.dtype == torch.float32
+    assert torch.equal(fresh, cached)
+    assert torch.equal(fresh, exact.half().float())
+    assert not torch.equal(fresh, exact)
+    seen = _count(model)
+    run.features = "float32"  # has files of its own
+    assert torch.equal(features(model, target.test, [tap], run)[tap], exact)
+    assert seen == [90]
+    run.weights_digest, run.features = "", "float16"
+    assert torch.equal(features(model, target.test, [tap], run)[tap], fresh)
+
+
+def test_what_half_precision_cannot_hold_is_told(model, target, make_run):
+    run = make_run()
+    run.features = "float16"
+    with torch.no_grad():
+        model.encoder.trunk[1][1].weight.fill_(1e6)
+    with pytest.raises(BenchError, match=r'too large for float16: write target.features = "float32"'):
+        features(model, target.test, [Tap("output")], run)
+
+
+def test_collapsed_features_are_told_once_and_others_are_not(model, target, make_run):
+    said = []
+    run = make_run()
+    run.warn = said.append
+    features(model, target.test, [Tap("output"), Tap("conv1", "dims_max", 64)], run)
+    assert said == []
+    torch.nn.init.zeros_(model.encoder.trunk[1][1].weight)
+    run.weights_digest = "collapsed"
+    features(model, target.test, [Tap("output"), Tap("conv1", "dims_max", 64)], run)
+    assert said == ["features at output are the same for all images: collapsed"]
+    features(model, target.test, [Tap("output")], run)  # also where the cache has them
+    assert len(said) == 2
+
+
+def test_collapse_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    good = torch.randn(300, 20, generator=generator)
+    assert collapsed(good) == ""
+    assert collapsed(good + 100) == ""
+    assert collapsed(1e-6 * good + 100) == "the same for all images"
+    assert collapsed(torch.zeros(300, 20)) == "the same for all images"
+    line = torch.randn(300, 1, generator=generator) @ torch.randn(1, 20, generator=generator)
+    assert collapsed(line + 3) == "on one line"
+    assert collapsed(line + 0.1 * good) == ""
+    assert collapsed(good[:, :1]) == ""  # one number is a line
+    assert collapsed(good[:3]) == ""  # so few tell nothing
 
 
 def test_output_is_what_the_encoder_returns(model, target, make_run):

@@ -140,3 +140,11 @@ def test_impossible_wishes_are_told_in_a_line(wrong):
     with pytest.raises(BenchError) as caught:
         train(**wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_trained_labels_are_those_of_the_images_trained_on_in_their_order():
+    choices = {"labels": 20, "unlabeled": 300, "validation": 100, "extra": True}
+    data, _ = train(**choices)
+    truth = assemble.trained_labels(Data(Unit.of("numbered"), **choices), Numbered(), HERE)
+    assert torch.equal(truth, ids(data.images) % 5)
+    assert (data.labels >= 0).sum() < len(truth)

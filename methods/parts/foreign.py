@@ -1,0 +1,238 @@
+"""Anybody's network as an encoder: its features, and its maps by module name."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor, nn
+
+from bench.augment import unit
+from bench.contracts import BenchError, Encoder
+
+_PLAIN = (nn.Conv2d, nn.Linear, nn.Dropout, nn.Identity, nn.modules.batchnorm._NormBase)  # noqa: SLF001 - all of them
+
+
+def network(name: str, generator: torch.Generator) -> tuple[nn.Module, tuple[str, ...]]:
+    """An untrained network by ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``.
+
+    The last runs the code that it names. A classifier that is the last layer is taken off, so that the
+    network returns features; a factory's network returns what it returns.
+
+    :returns: the network, and the names of what was taken off.
+    :raises BenchError: no such name, or a package that is not installed.
+    """
+    source, _, model = name.partition(":")
+    if not model:
+        raise BenchError(
+            f'checkpoint.network is {name!r}; write "torchvision:NAME", "timm:NAME" or "package.module:factory"'
+        )
+    with torch.random.fork_rng(devices=[]):  # torch's own initialization draws from the global generator
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        if source == "torchvision":
+            return _torchvision(model)
+        if source == "timm":
+            return _timm(model)
+        return _made(source, model), ()
+
+
+def _torchvision(name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    from torchvision import models
+
+    try:
+        net = models.get_model(name, weights=None)
+    except ValueError as error:
+        raise BenchError(
+            f"checkpoint.network: torchvision has no model {name!r}; see torchvision.models.list_models()"
+        ) from error
+    linear = [n for n, m in net.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        return net, ()
+    parent, _, own = linear[-1].rpartition(".")
+    setattr(net.get_submodule(parent), own, nn.Identity())
+    return net, (linear[-1],)
+
+
+def _timm(name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise BenchError(f'checkpoint.network: "timm:{name}" needs timm: pip install timm') from error
+    if not timm.is_model(name):
+        raise BenchError(f"checkpoint.network: timm has no model {name!r}; see timm.list_models()")
+    net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
+    return net, (heads,) if isinstance(heads, str) else tuple(heads)
+
+
+def _made(module: str, factory: str) -> nn.Module:
+    try:
+        net = getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f'checkpoint.network: "{module}:{factory}" cannot be had: {error}') from error
+    if not isinstance(net, nn.Module):
+        raise BenchError(
+            f'checkpoint.network: "{module}:{factory}" returned a {type(net).__name__}, no nn.Module'
+        )
+    return net
+
+
+class Foreign(Encoder):
+    """A network of any make: its output (N, d), or the mean over its maps, are the features.
+
+    Layers are names of modules whose output are maps (N, C, H, W); channels and strides are found by one
+    pass of an image of ``side`` pixels. What lies above a layer is not known, so nothing is made anew there.
+
+    :param layers: the taps; () finds the blocks, or the activations where there are no blocks.
+    :param dropped: modules that were taken off the network: a file may still have weights for them.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layers: Sequence[str],
+        side: int,
+        dropped: Sequence[str] = (),
+    ) -> None:
+        for part in net.modules():
+            if getattr(part, "inplace", False):
+                part.inplace = False  # type: ignore[assignment]  # a tap must stay what it was
+        images = torch.zeros(1, 3, side, side)
+        order, shapes, output = _dry_run(net, images)
+        layers = tuple(layers) or tuple(n for n in order if n in set(_blocks(net, shapes)))
+        for layer in layers:
+            if layer not in shapes:
+                raise BenchError(
+                    f"checkpoint.layers: {layer!r} gives no maps, or is no module of the network, or is used "
+                    f"more than once; maps come from: {', '.join(order[:40])}"
+                )
+        super().__init__(
+            input=_Normalize(mean, std),
+            trunk=net,  # type: ignore[arg-type]  # read through hooks, not as a sequence
+            layers=layers,
+            channels={n: shapes[n][1] for n in layers},
+            strides={n: max(1, round(side / shapes[n][3])) for n in layers},
+            dim=_features(output).shape[1],
+        )
+        self.dropped = tuple(dropped)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, dim)."""
+        return _features(self.trunk(self.input(images)))
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The maps at the named modules; stops at the highest one."""
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            raise BenchError(
+                f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}"
+            )
+        found: dict[str, Tensor] = {}
+        if not layers:
+            return found
+
+        def keep(name: str, maps: Tensor) -> None:
+            found[name] = maps
+            if len(found) == len(set(layers)):
+                raise _DoneError
+
+        modules = {name: self.trunk.get_submodule(name) for name in layers}
+        with _watched(modules, keep), suppress(_DoneError):
+            self.trunk(self.input(images))
+        return {name: found[name] for name in layers}
+
+    def above(self, layer: str, generator: torch.Generator) -> nn.Module:
+        """Not known of a network of any make.
+
+        :raises BenchError: always.
+        """
+        raise BenchError(
+            f'what lies above {layer!r} of a foreign network is not known: write from_layer = "", or load the '
+            "weights onto a registered backbone"
+        )
+
+
+class _DoneError(Exception):
+    """All that was asked for is there."""
+
+
+class _Normalize(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (unit(images) - self.mean) / self.std
+
+
+def _features(output: object) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim not in {2, 4}:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise BenchError(f"checkpoint.network returns {shape}, neither features (N, d) nor maps (N, C, H, W)")
+    return output.mean((2, 3)) if output.ndim == 4 else output
+
+
+@contextmanager
+def _watched(modules: dict[str, nn.Module], keep: object) -> Iterator[None]:
+    """Calls ``keep(name, output)`` whenever one of the modules has run."""
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, name=name: keep(name, out))  # type: ignore[operator]
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def _dry_run(net: nn.Module, images: Tensor) -> tuple[list[str], dict[str, torch.Size], object]:
+    """Modules that give maps and run once, as they end, with their shapes; and what the network returns."""
+    seen: list[tuple[str, torch.Size]] = []
+
+    def keep(name: str, out: object) -> None:
+        if isinstance(out, Tensor) and out.ndim == 4:
+            seen.append((name, out.shape))
+
+    modes = [(part, part.training) for part in net.modules()]
+    net.eval()  # the image of the dry run must not move batch norm's statistics
+    try:
+        with _watched({name: m for name, m in net.named_modules() if name}, keep):
+            output = net(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BenchError(
+            f"checkpoint.network refuses images of {images.shape[-1]} pixels ({line}); write another side"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    times = Counter(name for name, _ in seen)
+    once = {name: shape for name, shape in seen if times[name] == 1}
+    return list(once), once, output
+
+
+def _blocks(net: nn.Module, shapes: dict[str, torch.Size]) -> list[str]:
+    """The children that give maps, one level deeper while there is only one: blocks and activations."""
+    prefix, inside = "", net
+    while True:
+        names = [f"{prefix}{n}" for n, child in inside.named_children() if _is_tap(child)]
+        names = [n for n in names if n in shapes]
+        if len(names) != 1 or not list(net.get_submodule(names[0]).children()):
+            return names
+        prefix, inside = f"{names[0]}.", net.get_submodule(names[0])
+
+
+def _is_tap(module: nn.Module) -> bool:
+    leaf = not list(module.children())
+    return not (leaf and (isinstance(module, _PLAIN) or "pool" in type(module).__name__.lower()))
