@@ -33,7 +33,8 @@ class ContextPrediction(Loop):
     :param augment: ``window`` (never mirrored; ``scale`` () for the image's own) or a common one.
     :param colors: ``drop`` all channels but one and put ``noise`` (parts of its deviation) in their place,
         ``project`` off the green-magenta axis, or ``keep``.
-    :param shrink: part of the patches that are shrunk to ``least`` pixels a side or more and enlarged again.
+    :param shrink: part of the patches that are shrunk and enlarged again; ``shrunk``: least and largest side
+        between, in pixels, the area uniform.
     :param patch_dim: units of a layer on each patch's features (0: none); ``hidden``: on those of a pair.
     :param norm: batch norm without scale and shift in these layers.
     """
@@ -57,7 +58,7 @@ class ContextPrediction(Loop):
     colors: str = "drop"
     noise: float = 0.01
     shrink: float = 0.33
-    least: int = 10
+    shrunk: tuple[int, int] = (10, 95)
     normalize: str = "mean"
     patch_dim: int = 4096
     hidden: tuple[int, ...] = (4096, 4096)
@@ -68,9 +69,10 @@ class ContextPrediction(Loop):
             raise BenchError(
                 f"context_prediction.colors must be one of {', '.join(_COLORS)}, not {self.colors!r}"
             )
-        if self.shrink and self.least >= self.patch:
+        if self.shrink and not 0 < self.shrunk[0] <= self.shrunk[1] < self.patch:
             raise BenchError(
-                f"context_prediction.least must be below its patch of {self.patch}, not {self.least}"
+                "context_prediction.shrunk must be two sides, ascending, below its patch of "
+                f"{self.patch}, not {list(self.shrunk)}"
             )
 
     def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:
@@ -119,9 +121,10 @@ class ContextPrediction(Loop):
     def _shrunk(self, patches: Tensor, draws: Draws) -> Tensor:
         """Some of the patches through a smaller size, whose area is uniform."""
         chosen = (draws.uniform(self.grid**2) < self.shrink).flatten().nonzero()[:, 0]
-        areas = draws.uniform(self.grid**2, low=self.least**2, high=(self.patch - 1) ** 2).flatten()
-        sizes = areas[chosen].sqrt().long().clamp(self.least, self.patch - 1)
-        matrices = resampling.through(self.patch, self.least).to(patches.device)[sizes - self.least]
+        least, most = self.shrunk
+        areas = draws.uniform(self.grid**2, low=least**2, high=(most + 1) ** 2).flatten()
+        sizes = areas[chosen].sqrt().long().clamp(least, most)
+        matrices = resampling.through(self.patch, least, most).to(patches.device)[sizes - least]
         return patches.index_copy(0, chosen, resampling.resample(patches[chosen], matrices))
 
 

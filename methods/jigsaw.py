@@ -87,11 +87,11 @@ class Jigsaw(Loop):
         """The cross-entropy of the permutation (section 3.2)."""
         draws = batch.draws()
         which = draws.integers(self.permutations)
-        pieces = self.shuffled(batch.views[0], state["permutations"][which], draws)
+        pieces = self._shuffled(batch.views[0], state["permutations"][which], draws)
         features = model.parts["tile"](model.encoder(pieces)).view(len(batch), -1)
         return {"puzzle": F.cross_entropy(model.parts["puzzle"](features).float(), which)}
 
-    def shuffled(self, view: Tensor, orders: Tensor, draws: Draws) -> Tensor:
+    def _shuffled(self, view: Tensor, orders: Tensor, draws: Draws) -> Tensor:
         """Tiles (N K, 3, s, s) of puzzles (N, 3, crop, crop): place k shows tile ``orders[:, k]``."""
         cell = self.crop // self.grid
         room = tiles.room("jigsaw", self.tile, cell, self.channel_shift)

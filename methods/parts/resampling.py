@@ -33,9 +33,9 @@ def matrix(old: int, new: int, name: str) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def through(side: int, least: int) -> Tensor:
-    """For each size t from ``least`` to ``side`` - 1: shrink to t pixels and enlarge again, (sizes, side, side)."""
-    sizes = range(least, side)
+def through(side: int, least: int, most: int) -> Tensor:
+    """For each size t from ``least`` to ``most``: shrink to t pixels and enlarge again, (sizes, side, side)."""
+    sizes = range(least, most + 1)
     return torch.stack([matrix(t, side, "bilinear") @ matrix(side, t, "bilinear") for t in sizes])
 
 
