@@ -114,8 +114,8 @@ class ContextPrediction(Loop):
         patches = patch_looks.standardize(patches, self.normalize)
         if self.colors == "drop":
             kept = draws.integers(3, self.grid**2).flatten()
-            noise = draws.normal(self.grid**2, 3, self.patch, self.patch).flatten(0, 1)
-            patches = patch_looks.drop_colors(patches, kept, self.noise * noise)
+            noise = self.noise * tiles.noise(draws, self.grid**2, 3, self.patch)
+            patches = patch_looks.drop_colors(patches, kept, noise)
         return patches
 
     def _shrunk(self, patches: Tensor, draws: Draws) -> Tensor:

@@ -15,7 +15,7 @@ from bench.augment import unit
 from bench.contracts import Backbone, DataShape, Draws, Frame, Model, Needs, Run, TrainingSet, initialize
 from methods._loop import Batch, Loop, State
 from methods.parts import lab, mlp, patch_looks, tile_maker, tiles, views
-from methods.parts.luma import Luma
+from methods.parts.luma import Luma, luma
 from methods.parts.permutations import permutation_set
 from methods.parts.pictures import all_images
 
@@ -112,14 +112,11 @@ class DamagedJigsaw(Loop):
         which = draws.integers(self.permutations)
         missing = F.one_hot(draws.integers(self.grid**2), self.grid**2).flatten().bool()
         colored = self._shuffled(batch.views[0], state["permutations"][which], draws)
-        whole = patch_looks.standardize(colored, self.normalize)
-        blank = whole.masked_fill(missing[:, None, None, None], 0.5)
-        maps = model.encoder.trunk(model.encoder.input(views.channels_last(blank)))
+        whole = model.encoder.input(patch_looks.standardize(luma(colored), self.normalize))
+        maps = model.encoder.trunk(whole.masked_fill(missing[:, None, None, None], 0.0))
         joint = model.parts["tile"](model.encoder.pool(maps)).view(len(batch), -1)
         terms = {"puzzle": F.cross_entropy(model.parts["puzzle"](joint).float(), which)}
-        with torch.no_grad():
-            wanted = model.encoder.input(whole[missing])
-        terms |= self._inpainting(model, joint, wanted)
+        terms |= self._inpainting(model, joint, whole[missing])
         return terms | {"coloring": self._coloring(model, state["bins"], maps, colored, missing)}
 
     def _shuffled(self, view: Tensor, orders: Tensor, draws: Draws) -> Tensor:

@@ -24,11 +24,12 @@ def standardize(patches: Tensor, how: str) -> Tensor:
         raise BenchError(f"normalize {how!r} is not known: write {', '.join(NORMALIZE)}")
     if how == "none":
         return patches
+    centered = patches - patches.mean((2, 3), keepdim=True)
     if how == "mean":
-        return patches - patches.mean((2, 3), keepdim=True) + _MIDDLE
-    deviation, mean = torch.std_mean(patches, (2, 3), correction=0, keepdim=True)
-    scale = _CONTRAST / deviation.clamp_min(_FLAT)
-    return torch.addcmul(_MIDDLE - mean * scale, patches, scale)
+        return centered + _MIDDLE
+    length = torch.linalg.vector_norm(centered, dim=(2, 3), keepdim=True)
+    deviation = length / patches[0, 0].numel() ** 0.5
+    return torch.addcmul(patches.new_tensor(_MIDDLE), centered, _CONTRAST / deviation.clamp_min(_FLAT))
 
 
 def gray(patches: Tensor, which: Tensor) -> Tensor:

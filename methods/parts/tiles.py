@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -63,6 +64,22 @@ def cut(images: Tensor, corners: Tensor, side: int) -> Tensor:
     flat = images.reshape(-1)
     runs = flat.as_strided((flat.numel() - side + 1, side), (1, 1))  # whole rows are copied, not pixels
     return runs.index_select(0, rows.reshape(-1)).view(n, k, channels, side, side)
+
+
+@functools.lru_cache(maxsize=4)
+def _field(side: int) -> Tensor:
+    """Standard normal numbers (1, 1, 4 side, 4 side), the same ones for ever."""
+    return torch.randn(1, 1, 4 * side, 4 * side, generator=torch.Generator().manual_seed(side))
+
+
+def noise(draws: Draws, count: int, channels: int, side: int) -> Tensor:
+    """Standard normal noise (N count, channels, side, side): windows at random places of one fixed field.
+
+    Numbers of their own for each pixel would take as long as a layer of the network.
+    """
+    corners = draws.integers(3 * side + 1, count, channels, 2)
+    field = _field(side).to(corners.device)
+    return cut(field, corners.view(1, -1, 2), side).view(-1, channels, side, side)
 
 
 def channels_apart(corners: Tensor, draws: Draws, shift: int, *, still: Tensor) -> Tensor:

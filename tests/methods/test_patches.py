@@ -244,6 +244,15 @@ def test_green_and_magenta_become_gray() -> None:
     assert torch.equal(grays[~which], patches[~which])
 
 
+def test_noise_is_normal_and_never_the_same() -> None:
+    found = tiles.noise(draws(50), 4, 2, 16)
+    assert found.shape == (200, 2, 16, 16)
+    assert abs(float(found.mean())) < 0.05
+    assert float(found.std()) == pytest.approx(1, abs=0.05)
+    assert len(found.flatten(0, 1)[:, 0, 0].unique()) > 300
+    assert torch.equal(tiles.noise(draws(50), 4, 2, 16), found)
+
+
 def test_a_third_of_the_puzzles_is_gray() -> None:
     method = replace(PUZZLE, tile=14, normalize="none")
     orders = torch.arange(9).expand(600, 9)
@@ -351,8 +360,8 @@ def test_jigsaw_asks_for_the_permutation(backbone, data) -> None:
     loss = PUZZLE.losses(model, state, batch_of(pixels(6, 63)), 0, 1)["puzzle"]
     which = draws().integers(8)
     scores = heads(torch.zeros(6, 1)).double()
-    expected = np.mean([-math.log(scores[i].softmax(0)[which[i]]) for i in range(6)])
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    expected = np.mean([-math.log(float(scores[i].softmax(0)[which[i]])) for i in range(6)])
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     assert heads.seen[0].shape == (6, 9 * 8)
     later = draws()
     later.integers(8)
@@ -373,8 +382,8 @@ def test_context_prediction_asks_every_pair(backbone, data) -> None:
     for n, p in itertools.product(range(12), range(40)):
         pair = torch.cat([features[n, first[p]], features[n, second[p]]])
         torch.testing.assert_close(heads.seen[0][n * 40 + p], pair)
-        terms.append(-math.log(scores[n, p].softmax(0)[sides[p]]))
-    assert float(loss) == pytest.approx(np.mean(terms), rel=1e-5)
+        terms.append(-math.log(float(scores[n, p].softmax(0)[sides[p]])))
+    assert float(loss.detach()) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_counting_against_a_loop() -> None:
@@ -439,26 +448,27 @@ def test_damaged_jigsaw_repairs_everything(data) -> None:
     images, bins = pixels(6, 63), torch.tensor([[0.0, 0], [40, 0], [0, 40], [-40, -40]]).repeat(4, 1)
     state = {"permutations": permutation_set(9, 8), "bins": bins}
     seen = []
-    model.encoder.input.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    model.encoder.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     terms = DAMAGED.losses(model, state, batch_of(images), 0, 1)
     one = draws()
     which, gone = one.integers(8), one.integers(9)
     tiles_ = DAMAGED._shuffled(images, state["permutations"][which], one).view(6, 9, 3, 16, 16)
-    shown, missing = seen[0][0].view(6, 9, 3, 16, 16), seen[1][1]
-    for n, k in itertools.product(range(6), range(9)):
-        assert bool((shown[n, k] == 0.5).all()) == (k == gone[n])
-    # The missing tile: each channel to mean 0.5 and deviation 0.25, then luma, then to mean 0.
-    rows = tiles_[torch.arange(6), gone].double().numpy()
-    z = (rows - rows.mean((2, 3), keepdims=True)) / rows.std((2, 3), keepdims=True)
-    luma = np.einsum("c,nchw->nhw", [0.299, 0.587, 0.114], z)
-    np.testing.assert_allclose(missing[:, 0], luma, atol=1e-4)
-    maps = model.encoder.trunk(model.encoder.input(shown.flatten(0, 1)))
+    # Tiles are luma with mean 0 and deviation 1; of the missing one nothing is shown.
+    lumas = np.einsum("c,nkchw->nkhw", [0.299, 0.587, 0.114], tiles_.double().numpy())
+    z = lumas - lumas.mean((2, 3), keepdims=True)
+    z /= z.std((2, 3), keepdims=True)
+    luma = z[np.arange(6), gone.numpy()]
+    z[np.arange(6), gone.numpy()] = 0
+    np.testing.assert_allclose(seen[0].view(6, 9, 16, 16), z, atol=1e-4)
+    maps = model.encoder.trunk(seen[0])
     joint = model.parts["tile"](model.encoder.pool(maps)).view(6, -1)
     made = model.parts["decoder"](joint)
     error = np.mean((made[:, 0].detach().double().numpy() - luma) ** 2)
-    assert float(terms["inpainting"]) == pytest.approx(0.999 * error, rel=1e-4)
+    assert float(terms["inpainting"].detach()) == pytest.approx(0.999 * error, rel=1e-4)
     fooled = torch.sigmoid(model.parts["judge"](made).double())
-    assert float(terms["adversarial"]) == pytest.approx(-0.001 * float(fooled.log().mean()), rel=1e-4)
+    assert float(terms["adversarial"].detach()) == pytest.approx(
+        -0.001 * float(fooled.log().mean().detach()), rel=1e-4
+    )
     # 1 x 1 maps, 4 x 4 bins each: averages of 4 x 4 pixels.
     scores = model.parts["colors"](maps).view(6, 9, 16, 4, 4).log_softmax(2).double()
     losses = []
@@ -470,7 +480,7 @@ def test_damaged_jigsaw_repairs_everything(data) -> None:
         for y, x in itertools.product(range(4), repeat=2):
             nearest = ((bins - ab[:, y, x]) ** 2).sum(1).argmin()
             losses.append(-float(scores[n, k, nearest, y, x].detach()))
-    assert float(terms["coloring"]) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert float(terms["coloring"].detach()) == pytest.approx(np.mean(losses), rel=1e-4)
     assert set(terms) == {"puzzle", "inpainting", "adversarial", "discriminator", "coloring"}
     plain = replace(DAMAGED, adversarial=0.0)
     model = plain.build(backbone, data.shape, torch.Generator().manual_seed(0))
@@ -485,8 +495,10 @@ def test_maker_and_judge_are_moved_by_their_own_terms_alone() -> None:
     assert made.shape == real.shape
     fooled, told = tile_maker.adversarial_terms(judge, real, made)
     p, q = torch.sigmoid(judge(real)).double(), torch.sigmoid(judge(made)).double()
-    assert float(told) == pytest.approx(-float(p.log().mean() + (1 - q).log().mean()) / 2, rel=1e-4)
-    assert float(fooled) == pytest.approx(-float(q.log().mean()), rel=1e-4)
+    assert float(told.detach()) == pytest.approx(
+        -float((p.log().mean() + (1 - q).log().mean()).detach()) / 2, rel=1e-4
+    )
+    assert float(fooled.detach()) == pytest.approx(-float(q.log().mean().detach()), rel=1e-4)
 
     def moved(term: torch.Tensor, module: nn.Module) -> bool:
         found = torch.autograd.grad(term, list(module.parameters()), retain_graph=True, allow_unused=True)
