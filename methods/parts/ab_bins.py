@@ -103,3 +103,26 @@ def _candidates(step: float, neighbors: int) -> Tensor:
     # A cell's point is at most half a diagonal from its middle, so the k nearest lie within one diagonal more.
     reach = distances[:, neighbors - 1 : neighbors] + side * 2**0.5 + 1e-3
     return bins[:, : int((distances <= reach).sum(1).max())].contiguous()
+
+
+# ---- hard bins ------------------------------------------------------------------------------------
+
+
+def quantile_bins(ab: Tensor, slices: int) -> Tensor:
+    """Centers (slices^2, 2) of colors (M, 2): as many in each slice of a, and of b within each of these."""
+    columns = ab[ab[:, 0].argsort(stable=True)].tensor_split(slices)
+    cells = [cell for column in columns for cell in _slices_of_b(column, slices)]
+    return torch.stack([cell.mean(0) for cell in cells])
+
+
+def _slices_of_b(column: Tensor, slices: int) -> tuple[Tensor, ...]:
+    ordered: tuple[Tensor, ...] = column[column[:, 1].argsort(stable=True)].tensor_split(slices)
+    return ordered
+
+
+def nearest_bin(ab: Tensor, centers: Tensor) -> Tensor:
+    """The nearest of the centers (Q, 2) to colors (N, 2, H, W): int64 (N, H, W)."""
+    flat = ab.movedim(1, -1).reshape(-1, 2)
+    # |x - c|^2 without |x|^2, which is the same for all centers.
+    far = centers.square().sum(1) - 2 * flat @ centers.T
+    return far.argmin(1).view(len(ab), *ab.shape[2:])

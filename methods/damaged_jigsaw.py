@@ -1,0 +1,140 @@
+"""Damaged jigsaw puzzles: one tile is missing, the others have no color, and all of it is to be made good."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.augment import unit
+from bench.contracts import Backbone, DataShape, Draws, Frame, Model, Needs, Run, TrainingSet, initialize
+from methods._loop import Batch, Loop, State
+from methods.parts import ab_bins, lab, mlp, patch_looks, tile_maker, tiles, views
+from methods.parts.luma import Luma, luma
+from methods.parts.permutations import permutation_set
+from methods.parts.pictures import all_images
+
+_SAMPLE = 64  # images a batch, and batches at most, that quantiles are estimated on
+
+
+@dataclass(frozen=True)
+class DamagedJigsaw(Loop):
+    """Tell the permutation, make the missing tile, and color the others; the encoder reads luma.
+
+    From description: no code was released. Puzzles are Noroozi & Favaro's; the weights of the missing tile's
+    two terms are those of Pathak et al., CVPR 2016.
+
+    :param crop: the puzzle's side in pixels; ``grid`` x ``grid`` cells, a tile of ``tile`` pixels anywhere in each.
+    :param augment: ``window`` (never mirrored; ``scale``: () or its part of the image's area) or a common one.
+    :param permutations: how many; ``distance``: which, see :mod:`methods.parts.permutations`.
+    :param tile_dim: units of a layer on each tile's features (0: none); ``hidden``: of those on all of them.
+    :param inpainting: weight of the missing tile's mean squared error; ``adversarial``: that of fooling the
+        discriminator (0: there is none); ``decoder_width``: maps of both next to the pixels.
+    :param coloring: weight of the cross-entropy of ab bins; ``quantiles``: per axis, estimated on the training
+        images (0: those of a grid by 10 that sRGB reaches); ``finer``: bins a side for each of the last maps'.
+    """
+
+    paper: ClassVar[str] = (
+        "Kim, Cho, Yoo & Kweon, Learning Image Representations by Completing Damaged Jigsaw Puzzles, WACV 2018"
+    )
+    needs: ClassVar[Needs] = Needs(color=True, min_side=48)
+
+    lr: float = 0.01
+    batch_size: int = 256
+    schedule: str = "step"
+    drops: tuple[float, ...] = (2 / 7, 4 / 7, 6 / 7)
+    augment: str = "window"
+    scale: tuple[float, ...] = ()  # type: ignore[assignment]  # the loop's is never empty
+    crop: int = 225
+    grid: int = 3
+    tile: int = 64
+    permutations: int = 1000
+    distance: str = "maximal"
+    normalize: str = "mean_std"
+    tile_dim: int = 512
+    hidden: tuple[int, ...] = (4096,)
+    dropout: float = 0.5
+    inpainting: float = 0.999
+    adversarial: float = 0.001
+    decoder_width: int = 64
+    coloring: float = 1.0
+    quantiles: int = 0
+    finer: int = 4
+
+    def __post_init__(self) -> None:
+        tiles.room("damaged_jigsaw", self.tile, self.crop // self.grid)
+
+    def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:
+        """The encoder, a classifier on all tiles, a decoder of one, a layer of colors; a discriminator."""
+        encoder = backbone.build(generator=generator, in_channels=1, input=Luma())
+        widths = (encoder.dim, self.tile_dim) if self.tile_dim else (encoder.dim,)
+        joint, drop = widths[-1] * self.grid**2, self.dropout
+        bins = self.quantiles**2 or len(ab_bins.gamut())
+        colors = nn.Conv2d(encoder.channels[encoder.layers[-1]], bins * self.finer**2, 1)
+        initialize(colors, generator)
+        parts = {
+            "tile": mlp.relu_layers(widths, generator, dropout=drop),
+            "puzzle": mlp.classifier((joint, *self.hidden), self.permutations, generator, dropout=drop),
+            "decoder": tile_maker.TileDecoder(joint, 1, self.tile, self.decoder_width, generator),
+            "colors": nn.Sequential(colors, nn.PixelShuffle(self.finer)),
+        }
+        if self.adversarial:
+            parts["judge"] = tile_maker.discriminator(1, self.tile, self.decoder_width, generator)
+        return Model(encoder, parts=parts)
+
+    def state(self, model: Model, data: TrainingSet, run: Run) -> State:
+        """The permutations (count, tiles) and the centers of the color bins (Q, 2)."""
+        chosen = permutation_set(self.grid**2, self.permutations, self.distance)
+        centers = self._quantiles(data) if self.quantiles else ab_bins.gamut()
+        return {"permutations": chosen.to(run.device, copy=True), "bins": centers.to(run.device, copy=True)}
+
+    def _quantiles(self, data: TrainingSet) -> Tensor:
+        shown = itertools.islice(all_images(data.images, data.shape, _SAMPLE), _SAMPLE)
+        small = torch.cat([F.adaptive_avg_pool2d(unit(batch), 16) for batch in shown])
+        return ab_bins.quantile_bins(lab.to_lab(small, "ab").movedim(1, -1).reshape(-1, 2), self.quantiles)
+
+    def frames(self, shape: DataShape) -> Sequence[Frame]:
+        """The puzzle, whole."""
+        return (tiles.frame(self.augment, shape, self.crop, self.scale, self.jitter),)
+
+    def passes(self, shape: DataShape) -> float:
+        """Tiles count by their area."""
+        return self.grid**2 * views.area(shape, self.tile)
+
+    def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
+        """Cross-entropy of the permutation, error and realism of the missing tile, cross-entropy of colors."""
+        draws = batch.draws()
+        which = draws.integers(self.permutations)
+        missing = F.one_hot(draws.integers(self.grid**2), self.grid**2).flatten().bool()
+        colored = self._shuffled(batch.views[0], state["permutations"][which], draws)
+        whole = model.encoder.input(patch_looks.standardize(luma(colored), self.normalize))
+        maps = model.encoder.trunk(whole.masked_fill(missing[:, None, None, None], 0.0))
+        joint = model.parts["tile"](model.encoder.pool(maps)).view(len(batch), -1)
+        terms = {"puzzle": F.cross_entropy(model.parts["puzzle"](joint).float(), which)}
+        terms |= self._inpainting(model, joint, whole[missing])
+        return terms | {"coloring": self._coloring(model, state["bins"], maps, colored, missing)}
+
+    def _shuffled(self, view: Tensor, orders: Tensor, draws: Draws) -> Tensor:
+        """Tiles (N K, 3, s, s) in [0, 1] of puzzles (N, 3, crop, crop): place k shows tile ``orders[:, k]``."""
+        cell = self.crop // self.grid
+        corners = tiles.scattered(draws, self.grid, cell, tiles.room("damaged_jigsaw", self.tile, cell))
+        return unit(tiles.cut(view, corners.take_along_dim(orders[:, :, None], 1), self.tile).flatten(0, 1))
+
+    def _inpainting(self, model: Model, joint: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        made = model.parts["decoder"](joint)
+        terms = {"inpainting": self.inpainting * F.mse_loss(made.float(), wanted)}
+        if self.adversarial:
+            fooled, judged = tile_maker.adversarial_terms(model.parts["judge"], wanted, made)
+            terms |= {"adversarial": self.adversarial * fooled, "discriminator": judged}
+        return terms
+
+    def _coloring(self, model: Model, bins: Tensor, maps: Tensor, colored: Tensor, missing: Tensor) -> Tensor:
+        """Cells of the shown tiles: the bin of their average color."""
+        scores = model.parts["colors"](maps[~missing]).float()
+        cells = F.adaptive_avg_pool2d(colored[~missing], scores.shape[2:])
+        return self.coloring * F.cross_entropy(scores, ab_bins.nearest_bin(lab.to_lab(cells, "ab"), bins))
