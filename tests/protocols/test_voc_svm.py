@@ -71,7 +71,7 @@ def test_the_cost_is_the_best_of_cross_validation(model, make_run, monkeypatch):
     kept = []
     real = voc_svm._Class
     monkeypatch.setattr(voc_svm, "_Class", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
-    costs = (1e-6, 0.01, 1.0, 100.0)
+    costs = (1e-4, 0.01, 1.0)
     list(replace(ONE, costs=costs, shots=()).evaluate(model, TARGET, make_run()))
     assert len(kept) == 3
     for one in kept:
@@ -112,7 +112,7 @@ def test_the_oracle_is_the_best_single_cost_and_never_the_default(model, make_ru
         cost: values(replace(ONE, shot_costs=(cost,)).evaluate(model, TARGET, make_run()))[
             "mAP_4", "conv2", "test"
         ]
-        for cost in (1e-4, 0.5, 50.0)
+        for cost in (1e-3, 0.5)
     }
     several_costs = values(replace(ONE, shot_costs=tuple(single)).evaluate(model, TARGET, make_run()))
     assert several_costs["mAP_4_oracle", "conv2", "test"] == pytest.approx(max(single.values()))
