@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import box_iou, roi_align, roi_pool
+from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from bench.augment import unit
@@ -31,18 +23,17 @@ from bench.contracts import (
     Samples,
     Target,
     TargetNeeds,
-    initialize,
 )
 from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._dense import Below, Caffe, drawn, draws, fitted, learned, resized, settle, whole
+from protocols._dense import Caffe, draws, fitted, resized, whole
 from protocols._dense import color as color_of
 from protocols._detections import DEFINITIONS, average_precisions
 from protocols._features import frozen
 from protocols._proposals import SOURCES
+from protocols._rcnn import Detector, Objects, Rcnn
 
 TEST = 8  # images at once where they are of one size
 SHOWN = 0.5  # the score from which a detection is drawn
-Objects: TypeAlias = "dict[str, Tensor]"
 Batch: TypeAlias = "tuple[list[Tensor], list[Tensor] | None, list[Objects]]"
 
 
@@ -130,6 +121,24 @@ class VocDetection(Evaluation):
                 if split == "test":
                     yield from _pictures(samples, found, truth, self.pictures)
 
+    def detector(self) -> Rcnn:
+        """The settings of the network."""
+        return Rcnn(
+            layer=self.layer,
+            freeze=self.freeze,
+            settled=self.batch_norm == "frozen",
+            pool=self.pool,
+            roi_size=self.roi_size,
+            hidden=self.hidden,
+            rois=self.rois,
+            positive=self.positive,
+            background=self.background,
+            min_score=self.min_score,
+            nms=self.nms,
+            detections=self.detections,
+            anchors=self.anchors if self.proposals == "rpn" else (),
+        )
+
 
 class _Training:
     """One descent, and detecting by it."""
@@ -145,7 +154,7 @@ class _Training:
         self.rows = torch.tensor(usable)
         self.proposals = self._proposals(target.train)
         generator = run.generator("voc_detection")
-        self.net = _Detector(protocol, encoder, target.classes, generator).to(run.device)
+        self.net = Detector(protocol.detector(), encoder, target.classes, generator).to(run.device)
         descent = Caffe(protocol.momentum, protocol.weight_decay, protocol.bias_rate, protocol.bias_decay)
         self.optimizer = descent.over(self.net)
         self.schedule = Schedule(protocol.schedule, protocol.drops, protocol.gamma)
@@ -253,106 +262,6 @@ def _placed(image: Tensor, side: int, longest: int, turn: bool) -> tuple[Tensor,
     scale = (width / image.shape[2], height / image.shape[1])
     out = resized(image, (height, width))
     return out.flip(-1) if turn else out, _Place(scale, width if turn else 0, image.device)
-
-
-class _Heads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's, with a lower bound on the background's overlap."""
-
-    lowest = 0.0
-
-    def assign_targets_to_proposals(
-        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Regions that overlap less than that are taken for nothing (-1)."""
-        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        for boxes, truth, label in zip(proposals, gt_boxes, labels, strict=True):
-            label[box_iou(truth, boxes).amax(0) < self.lowest] = -1
-        return matched, labels
-
-
-class _Pool(nn.Module):
-    """Regions of the maps at one stride, (R, C, size, size), pooled where their pixels lie."""
-
-    def __init__(self, kind: str, size: int, stride: int, first: float) -> None:
-        super().__init__()
-        self.kind, self.size, self.stride = kind, size, stride
-        # Cell 0 is centered at pixel ``first``; the operators assume pixel 0, or half a stride.
-        self.shift = (stride - 1) / 2 - first if kind == "align" else -first
-
-    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        moved, scale = [b + self.shift for b in boxes], 1 / self.stride
-        if self.kind == "pool":
-            return roi_pool(maps["0"], moved, self.size, scale)  # type: ignore[no-any-return]
-        return roi_align(maps["0"], moved, self.size, scale, aligned=True)  # type: ignore[no-any-return]
-
-
-class _Detector(nn.Module):
-    """Images of any size, with proposals or without, to detections and, while it is trained, losses."""
-
-    def __init__(self, p: VocDetection, encoder: Encoder, classes: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.below = Below(encoder, p.layer, p.freeze, settled=p.batch_norm == "frozen")
-        head, width = _region_head(encoder, self.below, p, generator)
-        predictor = FastRCNNPredictor(width, classes + 1)
-        drawn(predictor.cls_score, 0.01, 0.0, generator)
-        drawn(predictor.bbox_pred, 0.001, 0.0, generator)
-        pool = _Pool(p.pool, p.roi_size, self.below.stride, self.below.first())
-        low, high = p.background
-        self.heads = _Heads(
-            pool, head, predictor, 0.5, high, p.rois, p.positive, None, p.min_score, p.nms, p.detections
-        )
-        self.heads.lowest = low
-        self.rpn = _rpn(p, self.below.channels, generator) if p.proposals == "rpn" else None
-
-    def forward(
-        self, images: list[Tensor], proposals: list[Tensor] | None = None, truth: list[Objects] | None = None
-    ) -> tuple[list[Objects], dict[str, Tensor]]:
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        down, across = (max(lengths) for lengths in zip(*sizes, strict=True))
-        batch = torch.cat(
-            [F.pad(self.below.input(i[None]), (0, across - i.shape[2], 0, down - i.shape[1])) for i in images]
-        )
-        maps, losses = {"0": self.below(batch).float()}, dict[str, Tensor]()
-        if self.rpn is not None:
-            proposals, losses = self.rpn(ImageList(batch, sizes), maps, truth)
-        found, more = self.heads(maps, proposals, sizes, truth)
-        return found, {**losses, **more}
-
-    def train(self, mode: bool = True) -> _Detector:
-        """Settled batch norms stay so above the pooled layer too."""
-        super().train(mode)
-        if self.below.settled:
-            settle(self.heads)
-        return self
-
-
-def _region_head(
-    encoder: Encoder, below: Below, p: VocDetection, generator: torch.Generator
-) -> tuple[nn.Module, int]:
-    """What makes a vector of pooled maps, and its width; the encoder's own weights as far as it has them."""
-    if below.layer != encoder.layers[-1]:
-        stages = list(encoder.trunk.named_children())
-        names = [name for name, _ in stages]
-        rest = [stage for _, stage in stages[names.index(below.layer) + 1 :]]
-        top = encoder.top if encoder.top is not None else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return copy.deepcopy(nn.Sequential(*rest, top)).requires_grad_(), encoder.dim
-    if learned(encoder.top) is not None:
-        return copy.deepcopy(encoder.top).requires_grad_(), encoder.dim  # type: ignore[union-attr]  # it is there
-    width = below.channels * p.roi_size**2
-    layers = nn.Sequential(
-        nn.Flatten(), nn.Linear(width, p.hidden), nn.ReLU(), nn.Linear(p.hidden, p.hidden), nn.ReLU()
-    )
-    initialize(layers, generator)
-    return layers, p.hidden
-
-
-def _rpn(p: VocDetection, channels: int, generator: torch.Generator) -> RegionProposalNetwork:
-    """Ren et al.'s region proposal network on one level, with their numbers."""
-    anchors = AnchorGenerator((p.anchors,), ((0.5, 1.0, 2.0),))
-    head = RPNHead(channels, anchors.num_anchors_per_location()[0])
-    drawn(head, 0.01, 0.0, generator)
-    before, after = {"training": 12_000, "testing": 6000}, {"training": 2000, "testing": 300}
-    return RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, before, after, 0.7)
 
 
 def _objects(samples: Samples) -> list[Objects]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.augment import unit
 from bench.contracts import (
@@ -28,7 +27,8 @@ from bench.contracts import (
 )
 from bench.metrics import confusion_matrix, mean_iou
 from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._dense import Below, Caffe, alike, color, drawn, draws, learned, resized, whole
+from protocols._dense import Caffe, alike, color, draws, resized, whole
+from protocols._fcn import Fcn, Segmenter
 from protocols._features import frozen
 
 IGNORED = 255
@@ -102,6 +102,19 @@ class VocSegmentation(Evaluation):
                 yield Measurement("cross_entropy", loss, split=split)
         yield from training.pictures(target.test)
 
+    def network(self) -> Fcn:
+        """The settings of the network."""
+        return Fcn(
+            top=self.head == "fcn32",
+            layer=self.layer,
+            width=self.width,
+            dilation=self.dilation,
+            dropout=self.dropout,
+            pad=self.pad,
+            freeze=self.freeze,
+            settled=self.batch_norm == "frozen",
+        )
+
 
 class _Training:
     """One descent, and judging by it."""
@@ -110,7 +123,7 @@ class _Training:
         self.protocol, self.run, self.train, self.flip = protocol, run, target.train, target.flip
         self.masks = _masks(target.train)
         generator = run.generator("voc_segmentation")
-        self.net = _Segmenter(protocol, encoder, target.classes + 1, generator).to(run.device)
+        self.net = Segmenter(protocol.network(), encoder, target.classes + 1, generator).to(run.device)
         descent = Caffe(protocol.momentum, protocol.weight_decay, protocol.bias_rate, protocol.bias_decay)
         self.optimizer = descent.over(self.net)
         self.schedule = Schedule(protocol.schedule, protocol.drops, protocol.gamma)
@@ -194,92 +207,6 @@ class _Training:
             for i, image, scores in zip(pick.tolist(), images, found, strict=True):
                 row = [unit(image).cpu(), _painted(masks[i]), _painted(scores.argmax(0).cpu())]
                 yield Picture(f"masks-{i}", torch.cat(row, 2))
-
-
-class _Segmenter(nn.Module):
-    """Images (N, 3, H, W) to scores (N, C, H, W)."""
-
-    def __init__(
-        self, p: VocSegmentation, encoder: Encoder, classes: int, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.classes, self.pad, fcn = classes, p.pad, p.head == "fcn32"
-        top = learned(encoder.top) if fcn else None
-        self.below = Below(
-            encoder, "" if fcn else p.layer, p.freeze, settled=p.batch_norm == "frozen", rest=fcn
-        )
-        self.top, width, grid = _convolutional(top) if top else (nn.Sequential(), self.below.channels, 1)
-        if not fcn:
-            self.top = nn.Sequential(
-                nn.Conv2d(width, p.width, 3, padding=p.dilation, dilation=p.dilation),
-                nn.ReLU(),
-                nn.Dropout2d(p.dropout),
-            )
-            drawn(self.top, (2 / (9 * width)) ** 0.5, 0.0, generator)
-            width = p.width
-        self.score = nn.Conv2d(width, classes, 1)
-        drawn(self.score, 0.0, 0.0, generator)  # as FCN's: zero
-        self.stride = self.below.stride
-        # The first cell's middle in the image, of which ``pad`` pixels more than there are were seen.
-        self.first = self.below.first() + (grid - 1) / 2 * self.stride - self.pad
-
-    def forward(self, images: Tensor) -> Tensor:
-        prepared = F.pad(self.below.input(images), (self.pad,) * 4)
-        maps = self.score(self.top(self.below(prepared)))
-        down, across = (
-            interpolation(size, count, self.stride, self.first).to(maps)
-            for size, count in zip(images.shape[2:], maps.shape[2:], strict=True)
-        )
-        scores: Tensor = down @ maps @ across.T
-        return scores
-
-    def train(self, mode: bool = True) -> _Segmenter:
-        """Fully connected layers' batch norms are settled with the others."""
-        super().train(mode)
-        if self.below.settled:
-            for part in self.top.modules():
-                if isinstance(part, nn.BatchNorm2d):
-                    part.eval()
-        return self
-
-
-def interpolation(size: int, count: int, stride: int, first: float) -> Tensor:
-    """Bilinear upsampling as a matrix (size, count): cell i lies at ``first + stride * i``, borders repeat.
-
-    A fixed deconvolution with a bilinear kernel of 2 stride - 1 gives the same wherever two cells meet.
-    """
-    at = ((torch.arange(size) - first) / stride).clamp(0, count - 1)
-    return (1 - (at[:, None] - torch.arange(count)).abs()).clamp(min=0)
-
-
-def _convolutional(top: nn.Module) -> tuple[nn.Sequential, int, int]:
-    """Fully connected layers as convolutions: (the layers, their last width, the side of the first kernel)."""
-    grid, first, width, parts = 1, True, 0, list[nn.Module]()
-    for part in top.children():
-        if isinstance(part, nn.AdaptiveAvgPool2d):
-            grid = _side(part)
-        elif isinstance(part, nn.Linear):
-            side = grid if first else 1
-            conv = nn.Conv2d(part.in_features // side**2, part.out_features, side, bias=part.bias is not None)
-            shape = (part.out_features, -1, side, side)
-            conv.load_state_dict(
-                {k: v.view(shape) if k == "weight" else v for k, v in part.state_dict().items()}
-            )
-            first, width = False, part.out_features
-            parts.append(conv)
-        elif isinstance(part, nn.BatchNorm1d):
-            norm = nn.BatchNorm2d(part.num_features, part.eps, part.momentum, part.affine)
-            norm.load_state_dict(part.state_dict())
-            parts.append(norm)
-        elif not isinstance(part, nn.Flatten):
-            parts.append(copy.deepcopy(part))
-    return nn.Sequential(*parts).requires_grad_(), width, grid
-
-
-def _side(pool: nn.AdaptiveAvgPool2d) -> int:
-    """The side of the pool's square grid."""
-    size: Any = pool.output_size
-    return int(size if isinstance(size, int) else size[0])
 
 
 def _masks(samples: Samples) -> list[Tensor]:

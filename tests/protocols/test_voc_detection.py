@@ -16,7 +16,8 @@ from bench.data.scenes import Scenes
 from bench.data.sources import Streamed
 from protocols import _proposals
 from protocols._dense import Below
-from protocols.voc_detection import VocDetection, _Heads, _placed, _Pool, _region_head, _Training
+from protocols._rcnn import Heads, Pool, Rcnn, region_head
+from protocols.voc_detection import VocDetection, _placed, _Training
 
 
 class Listed:
@@ -96,7 +97,7 @@ def test_regions_are_read_where_their_pixels_lie(kind):
     cells = below(below.input(torch.zeros(1, 3, 400, 400))).shape[-1]
     x = below.first() + below.stride * torch.arange(cells, dtype=torch.float32)
     maps = x.expand(1, 1, cells, cells).contiguous()
-    pool = _Pool(kind, 4, below.stride, below.first())
+    pool = Pool(kind, 4, below.stride, below.first())
     box = torch.tensor([[100.0, 100, 260, 260]])
     seen = pool({"0": maps}, [box], [(400, 400)])[0, 0, 0]
     if kind == "align":  # the middles of the four bins
@@ -106,7 +107,7 @@ def test_regions_are_read_where_their_pixels_lie(kind):
 
 
 def test_what_overlaps_too_little_is_no_background():
-    heads = _Heads(None, None, None, 0.5, 0.5, 64, 0.25, None, 0.0, 0.3, 100)
+    heads = Heads(None, None, None, 0.5, 0.5, 64, 0.25, None, 0.0, 0.3, 100)
     heads.lowest = 0.1
     truth = torch.tensor([[0.0, 0, 10, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 4], [0, 0, 1, 5], [50, 50, 60, 60]])
@@ -139,18 +140,18 @@ def test_what_judges_regions_is_the_encoders_as_far_as_it_has_it():
     generator = torch.Generator().manual_seed(0)
     encoder = AlexNet().build(generator=generator, width=0.03125)
     below = Below(encoder, "", "conv1", settled=True)
-    head, width = _region_head(encoder, below, VocDetection(), generator)
+    head, width = region_head(encoder, below, Rcnn(), generator)
     assert width == encoder.dim
     maps = torch.rand(2, below.channels, 6, 6)
     torch.testing.assert_close(head.eval()(maps), encoder.eval().top(maps))
     # Above a lower layer, the trunk's rest with its weights; without fully connected layers, two new ones.
     small = AlexNetSmall().build(generator=generator)
     inner = Below(small, "conv3", "conv1", settled=True)
-    head, width = _region_head(small, inner, VocDetection(), generator)
+    head, width = region_head(small, inner, Rcnn(), generator)
     maps = torch.rand(2, inner.channels, 6, 6)
     expected = small.eval().trunk[small_index(small, "conv3") + 1 :](maps).mean((2, 3))
     torch.testing.assert_close(head.eval()(maps), expected)
-    head, width = _region_head(small, Below(small, "", "", settled=True), VocDetection(hidden=8), generator)
+    head, width = region_head(small, Below(small, "", "", settled=True), Rcnn(hidden=8), generator)
     assert head(torch.rand(2, 64, 6, 6)).shape == (2, width) == (2, 8)
 
 

@@ -14,7 +14,8 @@ from bench.contracts import BenchError, Measurement, Picture, Samples, Target
 from bench.data.sources import Streamed
 from protocols import voc_segmentation
 from protocols._dense import Below
-from protocols.voc_segmentation import VocSegmentation, _convolutional, _crop, _per_image, interpolation
+from protocols._fcn import convolutional, interpolation
+from protocols.voc_segmentation import VocSegmentation, _crop, _per_image
 
 
 class Listed:
@@ -72,7 +73,7 @@ def test_upsampling_is_the_bilinear_deconvolution():
 def test_the_reference_net_is_cropped_where_the_reference_crops():
     encoder = AlexNet().build(generator=torch.Generator().manual_seed(0))
     below = Below(encoder, "", "", settled=True, rest=True)
-    _, _, grid = _convolutional(encoder.top)
+    _, _, grid = convolutional(encoder.top)
     # conv1 begins at 5; pools add 4, 8 and 16; fc6 2.5 x 32: 113, of which 100 are padding.
     assert below.stride == 32
     assert below.first() + (grid - 1) / 2 * below.stride - 100 == 31 - 18
@@ -83,7 +84,7 @@ def test_fully_connected_layers_become_convolutions():
     for variant in ("caffenet", "rotnet"):
         top = AlexNet(variant=variant).build(generator=generator, width=0.03125).top.eval()
         width = next(m for m in top.modules() if isinstance(m, nn.Linear)).in_features // 36
-        layers, dim, grid = _convolutional(top)
+        layers, dim, grid = convolutional(top)
         maps = torch.randn(2, width, 7, 6, generator=generator)
         out = layers.eval()(maps)
         assert (grid, out.shape) == (6, (2, dim, 2, 1))
@@ -145,8 +146,8 @@ def test_an_interrupted_run_ends_with_the_same_numbers(model, make_run, killed):
 
 def test_frozen_layers_and_statistics_stay(model, make_run, monkeypatch):
     nets = []
-    real = voc_segmentation._Segmenter
-    monkeypatch.setattr(voc_segmentation, "_Segmenter", lambda *a: nets.append(real(*a)) or nets[-1])
+    real = voc_segmentation.Segmenter
+    monkeypatch.setattr(voc_segmentation, "Segmenter", lambda *a: nets.append(real(*a)) or nets[-1])
     before = copy.deepcopy(model.encoder.trunk.state_dict())
     from dataclasses import replace
 
