@@ -254,6 +254,40 @@ def get(name: str, data: Path) -> int:
     return 0
 
 
+@data.command()
+@click.option("--voc", "folder", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--side", default=128, show_default=True, help="Pixels a side.")
+@click.option("--objects", default=4, show_default=True, help="At most so many an image.")
+@click.option("--train", default=400, show_default=True, help="Training images.")
+@click.option("--test", default=200, show_default=True, help="Test images.")
+def scenes(folder: Path, side: int, objects: int, train: int, test: int) -> int:
+    """Write scenes in VOC's own form: JPEGImages, Annotations, ImageSets, SegmentationClass."""
+    from bench.data import _write_voc
+    from bench.data.scenes import Scenes
+
+    count = _write_voc.write(Scenes(side=side, train=train, test=test, objects=objects), folder)
+    click.echo(f'{folder}: {count} images; read them with dataset = {{name = "voc_scenes", folder = ...}}')
+    return 0
+
+
+@data.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--order", default="xyxy", show_default=True, help="Of a box's numbers: xyxy, or yxyx.")
+@click.option("--base", default=0, show_default=True, help="The first pixel's number: 0, or 1 (MATLAB).")
+@click.option("--ids", type=click.Path(path_type=Path), help="A list of image ids, where SOURCE holds none.")
+def convert(source: Path, target: Path, order: str, base: int, ids: Path | None) -> int:
+    """Proposals in SOURCE (.mat, .npz, .json, .pkl) to TARGET (.npz), which a dataset's ``proposals`` reads."""
+    from bench.data import proposals
+
+    if target.suffix != ".npz":
+        raise BenchError(f"{target}: the converted file must end in .npz")
+    found = proposals.convert(source, order, base, ids)
+    proposals.write(target, found)
+    click.echo(f"{target}: {proposals.summary(found)}")
+    return 0
+
+
 for command in commands.COMMANDS:
     cli.add_command(command)
 

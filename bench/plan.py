@@ -407,6 +407,10 @@ def _unmet_by_data(method: Info, training: Training, dataset: Info) -> str:
         return f"{method.name} needs images of at least {needs['min_side']} pixels a side; {name} has {side}"
     if needs["labels"] and training.data.labels == 0:
         return f"{method.name} needs labels; data.labels is 0"
+    if method.traits["sees_labels"] and "class" not in dataset.traits["annotations"]:
+        return (
+            f"{method.name} needs one class an image; {name} has {', '.join(dataset.traits['annotations'])}"
+        )
     return ""
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.contracts import Dataset, Images, Samples, Target, TrainingSet
 from bench.data import sources, splits
+from bench.data._lazy import Lazy
 from bench.data.splits import Indices
 from bench.records import Aim, BenchError, Data
 
@@ -139,7 +140,9 @@ def take(samples: Samples, indices: Indices) -> Samples:
     )
 
 
-def _some(values: Sequence[T] | None, index: Tensor) -> list[T] | None:
+def _some(values: Sequence[T] | None, index: Tensor) -> Sequence[T] | None:
+    if isinstance(values, Lazy):
+        return values.some(index.numpy())
     return None if values is None else [values[i] for i in index.tolist()]
 
 

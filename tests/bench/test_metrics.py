@@ -107,6 +107,18 @@ def test_ap_sklearn_is_sklearns(levels, tie_rule):
     assert ap_sklearn(scores, labels * 2 - 1, tie_rule) == pytest.approx(expected)
 
 
+def test_ap_sklearn_is_sklearns_in_two_hundred_cases():
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        count = int(rng.integers(2, 40))
+        labels = rng.integers(-1, 2, count)
+        labels[:2] = 1, -1
+        scores = rng.integers(0, 20, count) / 20 if seed % 2 else rng.normal(size=count)
+        told = labels != 0
+        expected = average_precision_score(labels[told] > 0, scores[told])
+        assert ap_sklearn(scores, labels) == pytest.approx(expected, abs=1e-12), seed
+
+
 def test_interpolated_aps_by_loops():
     scores, labels = RNG.permutation(100) / 100, RNG.integers(0, 2, 100) * 2 - 1
     order = np.argsort(-scores)
@@ -172,6 +184,17 @@ def test_mean_iou_of_summed_images_agrees_with_torchmetrics():
     guesses, targets = (torch.cat([p[i].flatten() for p in pairs]) for i in (0, 1))
     expected = multiclass_jaccard_index(guesses, targets, 4, ignore_index=255, average="macro")
     assert mean_iou(matrix) == pytest.approx(float(expected))
+
+
+def test_mean_iou_agrees_with_torchmetrics_in_two_hundred_cases():
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        target, guess = rng.integers(0, 5, (2, 40))
+        target[rng.random(40) < 0.2] = 255
+        expected = multiclass_jaccard_index(
+            torch.from_numpy(guess), torch.from_numpy(target), 5, ignore_index=255, average="macro"
+        )
+        assert mean_iou(confusion_matrix(guess, target, 5)) == pytest.approx(float(expected), abs=1e-6), seed
 
 
 def test_confusion_refuses_what_is_no_class():

@@ -1,0 +1,195 @@
+"""Images of any size with boxes or masks: what detection and segmentation share.
+
+Images come as they are, one by one where their sizes vary, through the same streams as everything
+else. They are resized, cropped and mirrored here, together with what is annotated on them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.augment import unit
+from bench.contracts import BenchError, Draws, Encoder, Images
+from protocols._features import center_view
+
+NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public name for it
+GEOMETRY = 0x6E0  # the stream of the draws that place an image
+
+
+# ---- images --------------------------------------------------------------------------------------
+
+
+def whole(images: Images, picks: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The images of each batch as they are, (3, H, W) each, of whatever size, on the run's device."""
+    if images.side is not None:
+        for (view,) in images.views(picks, [center_view(0)], 0, 0):
+            yield list(view)
+        return
+    singles = [one for pick in picks for one in pick.split(1)]  # type: ignore[no-untyped-call]  # torch's own
+    views = images.views(singles, [center_view(0)], 0, 0)
+    for pick in picks:
+        yield [view[0] for (view,) in islice(views, len(pick))]
+
+
+def draws(seed: int, epoch: int, index: Tensor) -> Draws:
+    """The draws that place the images of a batch, one stream an image."""
+    return Draws(seed, epoch, index, stream=GEOMETRY)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) to floats in [0, 1], (3, *size): bilinear with antialiasing."""
+    if tuple(image.shape[1:]) == size:
+        return unit(image)
+    return F.interpolate(unit(image)[None], size, mode="bilinear", antialias=True)[0]
+
+
+def fitted(image: Tensor, short: int, longest: int) -> tuple[int, int]:
+    """The size at which the shorter side is ``short``, or the longer one ``longest`` if that is less (0: as it is)."""
+    height, width = image.shape[1:]
+    scale = min(short / min(height, width), longest / max(height, width)) if short else 1.0
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def alike(items: Sequence[Tensor]) -> list[list[int]]:
+    """The places of the tensors of each shape: what can be stacked."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, item in enumerate(items):
+        found.setdefault(tuple(item.shape), []).append(place)
+    return list(found.values())
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+class Below(nn.Module):
+    """A copy of an encoder's input and of its trunk up to a layer.
+
+    :param layer: the tap whose maps are wanted; "": the last one. ``rest``: all of the trunk instead.
+    :param freeze: what lies up to this tap keeps its weights; "": everything is trained.
+    :param settled: batch norms keep the statistics that they came with.
+    """
+
+    def __init__(
+        self, encoder: Encoder, layer: str, freeze: str, *, settled: bool, rest: bool = False
+    ) -> None:
+        super().__init__()
+        self.layer = layer or encoder.layers[-1]
+        for name in filter(None, (self.layer, freeze)):
+            if name not in encoder.layers:
+                raise BenchError(
+                    f"layer {name!r} does not exist here; layers are: {', '.join(encoder.layers)}"
+                )
+        stages = dict(encoder.trunk.named_children())
+        names = list(stages)
+        upper = len(names) if rest else names.index(self.layer) + 1
+        self.input = copy.deepcopy(encoder.input)
+        self.trunk = nn.Sequential(*(copy.deepcopy(stages[name]) for name in names[:upper]))
+        self.trunk.requires_grad_()
+        for stage in self.trunk[: names.index(freeze) + 1 if freeze else 0]:
+            stage.requires_grad_(False)
+        self.settled = settled
+        self.channels = encoder.channels[self.layer if not rest else encoder.layers[-1]]
+        self.stride = encoder.strides[self.layer if not rest else encoder.layers[-1]]
+        for name in names[names.index(encoder.layers[-1]) + 1 :] if rest else ():
+            for window in map(_window, stages[name].modules()):
+                self.stride *= window[1]
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Maps (N, C, h, w) of what ``input`` gave."""
+        maps: Tensor = self.trunk(prepared)
+        return maps
+
+    def first(self) -> float:
+        """Where the maps' first cell is centered: the input pixel's number, 0 being the first one's middle."""
+        stride, center = 1, 0.0
+        for part in self.trunk.modules():
+            kernel, step, pad = _window(part)
+            center += ((kernel - 1) / 2 - pad) * stride
+            stride *= step
+        return center
+
+    def train(self, mode: bool = True) -> Below:
+        """Settled batch norms stay in evaluation mode."""
+        super().train(mode)
+        if self.settled:
+            settle(self)
+        return self
+
+
+def _window(part: nn.Module) -> tuple[int, int, int]:
+    """Kernel, stride and padding of a layer that moves over the image; (1, 1, 0) for the others."""
+    if isinstance(part, nn.Conv2d):
+        pad = part.padding[0] if not isinstance(part.padding, str) else (part.kernel_size[0] - 1) // 2
+        return (part.kernel_size[0] - 1) * part.dilation[0] + 1, part.stride[0], int(pad)
+    if isinstance(part, (nn.MaxPool2d, nn.AvgPool2d)):
+        kernel, step, pad = (
+            v if isinstance(v, int) else v[0] for v in (part.kernel_size, part.stride, part.padding)
+        )
+        return kernel, step, pad
+    if hasattr(part, "kernel") and hasattr(part, "stride"):  # a backbone's own pool
+        return int(part.kernel), int(part.stride), 0  # type: ignore[arg-type]  # a module's attributes are anything
+    return 1, 1, 0
+
+
+def settle(module: nn.Module) -> None:
+    """Batch norms into evaluation mode."""
+    for part in module.modules():
+        if isinstance(part, NORMS):
+            part.eval()
+
+
+def learned(top: nn.Module | None) -> nn.Module | None:
+    """The top, if it has fully connected layers."""
+    return top if top is not None and any(isinstance(p, nn.Linear) for p in top.modules()) else None
+
+
+@dataclass(frozen=True)
+class Caffe:
+    """Stochastic gradient descent as Caffe's models ask for it: biases learn ``bias_rate`` times as fast.
+
+    :param bias_decay: biases are decayed by this times ``weight_decay``.
+    """
+
+    momentum: float
+    weight_decay: float
+    bias_rate: float = 2.0
+    bias_decay: float = 0.0
+
+    def over(self, module: nn.Module) -> torch.optim.SGD:
+        """The optimizer of what requires gradients; ``bench.training.set_rate`` sets its rates."""
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        groups = [
+            {
+                "params": [p for name, p in named if name.endswith("bias") == bias],
+                "weight_decay": self.weight_decay * (self.bias_decay if bias else 1.0),
+                "scale": self.bias_rate if bias else 1.0,
+            }
+            for bias in (False, True)
+        ]
+        return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=self.momentum)
+
+
+def drawn(layer: nn.Module, std: float, bias: float, generator: torch.Generator) -> None:
+    """Normal weights of deviation ``std`` and constant biases in every layer that has weights."""
+    for part in layer.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            with torch.no_grad():
+                part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * std)
+                if part.bias is not None:
+                    part.bias.fill_(bias)
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def color(label: int) -> Tensor:
+    """VOC's color (3,) of a class in [0, 1]: its bits, spread over red, green and blue from the highest down."""
+    bits = [sum((label >> (3 * b + k) & 1) << (7 - b) for b in range(3)) for k in range(3)]
+    return torch.tensor(bits) / 255
