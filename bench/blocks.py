@@ -19,6 +19,7 @@ SELECTION_KEYS: dict[str, Any] = {
     "split": str,
     "select": str,
     "lower_is_better": (bool, list),
+    "mixed": bool,
 }
 
 
@@ -49,6 +50,7 @@ def query(block: Mapping[str, Any], place: str, rows: Sequence[str], columns: Se
         labels=texts(block.get("labels", [])),
         split=block.get("split", "test"),
         select=block.get("select", "last"),
+        mixed=block.get("mixed", False),
         lower=tuple(lower) if isinstance(lower, list) else lower,
     )
 

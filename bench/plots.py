@@ -6,8 +6,10 @@ only when a figure is drawn, through its Agg canvas: no window, no global state,
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,20 +59,42 @@ def draw(rows: pd.DataFrame, block: Mapping[str, Any], path: Path, where: str = 
     """Writes the figure of one [[figure]] block; the suffix (.png, .svg, .pdf) says in which format."""
     if path.suffix not in _SUFFIXES:
         raise BenchError(f"{path}: a figure is written as .png, .svg or .pdf, not {path.suffix!r}")
+    with _same_bytes():
+        return save(figure(rows, block, where), path)
+
+
+def save(made: Figure, path: Path) -> Path:
+    """Writes a figure, whole or not at all, the same bytes for the same figure."""
+    with _same_bytes(), written(path) as temporary:
+        made.savefig(temporary, metadata=_META[path.suffix], **_shape(path.suffix))
+    return path
+
+
+def image(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "figure", form: str = "svg") -> bytes:
+    """The figure of one [[figure]] block as the bytes of a file."""
+    buffer = io.BytesIO()
+    with _same_bytes():
+        made = figure(rows, block, where)
+        made.savefig(buffer, metadata=_META[f".{form}"], **_shape(f".{form}"))
+    return buffer.getvalue()
+
+
+# Without a date and with fixed ids the same rows give the same bytes.
+_META: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+    ".png": {"Software": None},
+}
+
+
+def _same_bytes() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
-    # Without a date and with fixed ids the same rows give the same bytes.
-    meta: dict[str, Any] = {
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
-        ".png": {"Software": None},
-    }
-    with mpl.rc_context({"svg.hashsalt": "bench", "font.size": 9, "pdf.fonttype": 42}):
-        drawn = figure(rows, block, where)
-        shape: dict[str, Any] = {"format": path.suffix[1:], "bbox_inches": "tight", "pad_inches": 0.1}
-        with written(path) as temporary:
-            drawn.savefig(temporary, dpi=150, metadata=meta[path.suffix], **shape)
-    return path
+    return mpl.rc_context({"svg.hashsalt": "bench", "font.size": 9, "pdf.fonttype": 42})
+
+
+def _shape(suffix: str) -> dict[str, Any]:
+    return {"format": suffix[1:], "bbox_inches": "tight", "pad_inches": 0.1, "dpi": 150}
 
 
 def figure(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "figure") -> Figure:

@@ -23,7 +23,7 @@ from bench.columns import (
     combine,
     latest,
     matching,
-    mixture,
+    mixtures,
     number,
     ran,
     text,
@@ -48,6 +48,7 @@ class Query:
     labels: Key = ()
     split: str = "test"
     select: str = "last"
+    mixed: bool = False  # average over different experiments, and say so
     lower: bool | Key | None = None  # metrics where less is better; None: told by the metric's name
 
     def lower_is_better(self, metric: str) -> bool:
@@ -72,6 +73,7 @@ class Selection:
     )  # finite numbers of all splits: row, col, run, layer, metric, step, split, value codes
     keys: tuple[list[Key], list[Key], list[Key]]
     mirrored: bool = False  # "error" was made of top1
+    mixed: dict[str, str] = field(default_factory=dict)  # what was averaged over although it differs, by axis
 
     def plan_of(self, column: Key) -> Key:
         """The part of a column's key that is known before a cell has run."""
@@ -110,11 +112,16 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
     planned = {k: v for k, v in conditions.items() if k not in MEASURED}
     frame = frame[matching(frame, planned, query.place)].reset_index(drop=True)
     before, frame = len(frame), _with_error(frame, query.metrics, query.place)
-    mixed = mixture(frame, (*query.rows, *(c for c in query.columns if c not in MEASURED)))
-    if mixed:
-        raise BenchError(f"{query.place}: {mixed}: choose with where, or add it to rows or columns")
-    numbers, keys = _numbers(frame, query)
-    found = Selection(query, [], [], {}, _planned(frame, query), frame, numbers, keys, len(frame) > before)
+    mixed = mixtures(frame, (*query.rows, *(c for c in query.columns if c not in MEASURED)))
+    if mixed and not query.mixed:
+        told = next(iter(mixed.values()))
+        raise BenchError(
+            f"{query.place}: {told}: choose with where, or add it to rows or columns; mixed = true averages over it"
+        )
+    run = (*RUN, *mixed)
+    numbers, keys = _numbers(frame, query, run)
+    planned_runs = _planned(frame, query, run)
+    found = Selection(query, [], [], {}, planned_runs, frame, numbers, keys, len(frame) > before, mixed)
     found.runs = by_run(found, choose(found, query.select))
     found.rows = _ordered(combine(frame, query.rows)[1], query.rows, query)
     found.columns = _ordered(_columns(found), query.columns, query)
@@ -122,7 +129,7 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
 
 
 def _numbers(
-    frame: pd.DataFrame, query: Query
+    frame: pd.DataFrame, query: Query, runs: Key
 ) -> tuple[pd.DataFrame, tuple[list[Key], list[Key], list[Key]]]:
     value = pd.to_numeric(frame["value"], errors="coerce").to_numpy(dtype=float)
     keep = ran(frame) & np.isfinite(value)
@@ -134,7 +141,7 @@ def _numbers(
     kept = frame[keep]
     row, row_keys = combine(kept, query.rows)
     col, col_keys = combine(kept, query.columns)
-    run, run_keys = combine(kept, RUN)
+    run, run_keys = combine(kept, runs)
     metric, metrics = codes(kept, "metric")
     sign = np.array([-1.0 if query.lower_is_better(m) else 1.0 for m in metrics])[metric]
     parts = {"row": row, "col": col, "run": run, "layer": codes(kept, "layer")[0]}
@@ -166,18 +173,18 @@ def choose(found: Selection, how: str) -> pd.DataFrame:
     return chosen
 
 
-_SERIES = ["row", "col", "run", "layer", "metric", "split"]
+SERIES = ["row", "col", "run", "layer", "metric", "split"]
 
 
 def _last(numbers: pd.DataFrame) -> pd.DataFrame:
     if np.isinf(numbers["step"]).all():
         return numbers
-    return numbers[numbers["step"] == numbers.groupby(_SERIES, sort=False)["step"].transform("max")]
+    return numbers[numbers["step"] == numbers.groupby(SERIES, sort=False)["step"].transform("max")]
 
 
 def _median(numbers: pd.DataFrame, count: int) -> pd.DataFrame:
-    newest = numbers.sort_values("step", kind="stable").groupby(_SERIES, sort=False).tail(count)
-    return newest.groupby(_SERIES, sort=False)["value"].median().reset_index()
+    newest = numbers.sort_values("step", kind="stable").groupby(SERIES, sort=False).tail(count)
+    return newest.groupby(SERIES, sort=False)["value"].median().reset_index()
 
 
 def _best(numbers: pd.DataFrame, by: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -209,10 +216,10 @@ def by_run(found: Selection, numbers: pd.DataFrame) -> dict[tuple[Key, Key], dic
 # ---- what was planned ------------------------------------------------------------------------------
 
 
-def _planned(frame: pd.DataFrame, query: Query) -> dict[tuple[Key, Key], dict[Key, str]]:
+def _planned(frame: pd.DataFrame, query: Query, run_columns: Key) -> dict[tuple[Key, Key], dict[Key, str]]:
     row, row_keys = combine(frame, query.rows)
     col, col_keys = combine(frame, [c for c in query.columns if c not in MEASURED])
-    run, run_keys = combine(frame, RUN)
+    run, run_keys = combine(frame, run_columns)
     state, states = combine(frame, ("status", "reason"))
     every = pd.DataFrame({"row": row, "col": col, "run": run, "state": state}).drop_duplicates()
     found: dict[tuple[Key, Key], dict[Key, str]] = {}

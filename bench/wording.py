@@ -50,7 +50,8 @@ def data_sentences(found: Selection) -> list[str]:
     data = same if trained == judged else f"Trained on {_listed(trained)}; judged on {_listed(judged)}"
     inside = [f"{d} ({EMBEDDED[d]})" for d in dict.fromkeys((*trained, *judged)) if d in EMBEDDED]
     data += f". Embedded in the package: {_listed(inside)}" if inside else ""
-    return [f"{data}.", _metric_sentence(found)]
+    mixed = [f"MIXED, as asked for: {told}." for told in found.mixed.values()]
+    return [f"{data}.", _metric_sentence(found), *mixed]
 
 
 def _metric_sentence(found: Selection) -> str:
