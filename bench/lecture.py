@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,6 +25,9 @@ from bench.render import Entry, Line, Table, markdown
 from bench.selection import Selection
 from bench.squares import DASH, Column, Footnotes
 from bench.tables import Exhibit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Rows = Callable[[str], "pd.DataFrame | None"]  # a suite's rows; None where there are none yet
 
@@ -292,40 +295,48 @@ def _told(parts: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 
 def figure(spec: Spec, rows: Rows, runs: Path, path: Path) -> Drawn:
     """The figure as ``path``, or why it cannot be drawn; pictures whose runs are gone stay as they are."""
+    made, why = _figure(spec, rows, runs)
+    if made is not None:
+        return Drawn(spec, plots.save(made, path))
+    if spec.parts[0]["kind"] == "pictures" and path.exists():
+        return Drawn(spec, path)
+    return Drawn(spec, None, why)
+
+
+def image(spec: Spec, rows: Rows, runs: Path) -> tuple[bytes, str]:
+    """The figure as the bytes of an SVG (of a PNG where it is a sheet of pictures), or why there is none."""
+    made, why = _figure(spec, rows, runs)
+    form = "png" if spec.parts[0]["kind"] == "pictures" else "svg"
+    return (plots.bytes_of(made, form) if made is not None else b""), why
+
+
+def _figure(spec: Spec, rows: Rows, runs: Path) -> tuple[Figure | None, str]:
     (block,) = spec.parts
     frame, why = (None, str(block["absent"])) if "absent" in block else _rows(block, rows)
     if frame is None:
-        return Drawn(spec, None, why)
-    if block["kind"] == "pictures":
-        return _pictures(spec, frame, runs, path)
-    asked = {k: v for k, v in block.items() if k not in _FIGURE} | {
-        "title": f"{spec.title} (here: {spec.note})"
-    }
+        return None, why
     try:
-        return Drawn(spec, plots.draw(frame, asked, path, "lecture.toml: figure"))
+        if block["kind"] == "pictures":
+            return _sheet(spec, frame, runs)
+        asked = {k: v for k, v in block.items() if k not in _FIGURE}
+        asked["title"] = f"{spec.title} (here: {spec.note})"
+        with plots.style():
+            return plots.figure(frame, asked, "lecture.toml: figure"), ""
     except BenchError as error:
-        return Drawn(spec, None, str(error).removeprefix(f"{spec.place}: "))
+        return None, str(error).removeprefix(f"{spec.place}: ")
 
 
-def _pictures(spec: Spec, frame: pd.DataFrame, runs: Path, path: Path) -> Drawn:
+def _sheet(spec: Spec, frame: pd.DataFrame, runs: Path) -> tuple[Figure | None, str]:
     (block,) = spec.parts
-    wanted = {"label": block["labels"]} if "labels" in block else {"method": block.get("methods")}
-    try:
-        chosen = (
-            frame[matching(frame, {k: v for k, v in wanted.items() if v}, spec.place)]
-            if any(wanted.values())
-            else frame
-        )
-    except BenchError as error:
-        return Drawn(spec, None, str(error).removeprefix(f"{spec.place}: "))
+    wanted = {"label": block.get("labels"), "method": block.get("methods")}
+    wanted = {column: names_ for column, names_ in wanted.items() if names_}
+    chosen = frame[matching(frame, wanted, spec.place)] if wanted else frame
     found = pictures.kept(chosen, runs, block.get("protocol", ""))
     if found:
-        made = pictures.sheet(found, f"{spec.title} (here: {spec.note})", f"In the lecture: {spec.lecture}.")
-        return Drawn(spec, plots.save(made, path))
-    if path.exists():
-        return Drawn(spec, path)
+        title, caption = f"{spec.title} (here: {spec.note})", f"In the lecture: {spec.lecture}."
+        return pictures.sheet(found, title, caption), ""
     what = f"protocol {block['protocol']}" if "protocol" in block else "its methods"
-    return Drawn(spec, None, _unit_missing(block) or f"no run in {runs} kept pictures of {what}")
+    return None, _unit_missing(block) or f"no run in {runs} kept pictures of {what}"
 
 
 # ---- all of it -----------------------------------------------------------------------------------

@@ -148,6 +148,36 @@ def export(suite: str, form: str, runs: Path, results: Path) -> int:
     return tell(damage)
 
 
+@click.command()
+@click.argument("suites", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), help="[default: report.html in --results]")
+@runs_option
+@results_option
+def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path) -> int:
+    """One HTML page of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results.
+
+    Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
+    """
+    from bench import report as reports
+    from bench import suite
+    from bench.artifacts import write_text
+
+    kept = [name for name in suite.builtin() if _kept(name, results)]
+    pool, sections, damage = reports.Pool(), [], []
+    for name in suites or ("lecture", *kept):
+        if name == "lecture":
+            sections.append(reports.of_lecture(_reader(runs, results), runs, pool))
+            continue
+        loaded, frame, wrong = rows_here(name, runs, results)
+        sections.append(reports.of_suite(loaded, frame, runs, pool))
+        damage += wrong
+    path = out or results / "report.html"
+    title = "representation-bench: " + (", ".join(s.title for s in sections) if suites else "results")
+    write_text(path, reports.page(title, sections, pool))
+    click.echo(path)
+    return tell(damage)
+
+
 # ---- rows ----------------------------------------------------------------------------------------
 
 
@@ -222,4 +252,4 @@ def _exhibits(
     return tables.exhibits(loaded, frame, name, mixed=mixed), damage
 
 
-COMMANDS = (table, plot, lecture, explain, diff, export)
+COMMANDS = (table, plot, lecture, report, explain, diff, export)
