@@ -160,10 +160,7 @@ def varying(frame: pd.DataFrame, fixed: Key) -> list[str]:
             prefix = next(p for p, c in SETTINGS.items() if c == axis)
             keys = {k for n in codes(frame, axis)[1] for k in settings(n)} - _OF_RUNS
             names = [f"{prefix}:{k}" for k in sorted(keys)]
-        for name in names:
-            pairs = pd.DataFrame({"group": group, "axis": codes(frame, name)[0]}).drop_duplicates()
-            if pairs["group"].duplicated().any():
-                found.append(name)
+        found += [n for n in names if _pairs(group, codes(frame, n)[0])["group"].duplicated().any()]
     return found
 
 
@@ -191,14 +188,23 @@ def mixtures(frame: pd.DataFrame, square: Key) -> dict[str, str]:
 
 
 def _mixed(axis: str, code: Codes, keys: list[Key], axis_code: Codes, names: list[str]) -> str:
-    counts = pd.DataFrame({"square": code, "axis": axis_code}).drop_duplicates()
-    mixed = counts[counts.duplicated("square", keep=False)]
+    pairs = _pairs(code, axis_code)
+    mixed = pairs[pairs.duplicated("group", keep=False)]
     if not len(mixed):
         return ""
-    first = int(mixed["square"].iloc[0])
-    seen = [names[i] for i in mixed.loc[mixed["square"] == first, "axis"]]
+    first = int(mixed["group"].iloc[0])
+    seen = [names[i] for i in mixed.loc[mixed["group"] == first, "axis"]]
     what, options = differing(axis, seen)
     return f"{', '.join(k for k in keys[first] if k)} mixes {what} = {', '.join(options[:4])}"
+
+
+def _pairs(group: Codes, axis: Codes) -> pd.DataFrame:
+    """The different pairs of two columns of codes, in order of first appearance; none where ``axis`` is constant."""
+    if len(axis) == 0 or (axis[0] == axis).all():
+        return pd.DataFrame({"group": group[:0], "axis": axis[:0]})
+    width = int(axis.max()) + 1
+    left, right = np.divmod(pd.unique(group * width + axis), width)
+    return pd.DataFrame({"group": left, "axis": right})
 
 
 def _code_marks(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], Codes, list[str]]:

@@ -84,7 +84,7 @@ class Section:
 def page(title: str, sections: Sequence[Section], pool: Pool) -> str:
     """The page as HTML."""
     from jinja2 import Environment, FunctionLoader
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     folder = resources.files("bench") / "page"
     environment = Environment(
@@ -97,6 +97,14 @@ def page(title: str, sections: Sequence[Section], pool: Pool) -> str:
     def raw(name: str) -> Markup:
         return Markup((folder / name).read_text("utf-8"))  # noqa: S704 - our own files
 
+    def soft(name: str) -> Markup:
+        """A long name may be broken after these signs."""
+        told = str(escape(name))
+        for sign in ("_", "=", "/"):
+            told = told.replace(sign, f"{sign}<wbr>")
+        return Markup(told)  # noqa: S704 - escaped above
+
+    environment.filters["soft"] = soft
     return environment.get_template("page.html").render(
         title=title,
         sections=sections,
