@@ -20,8 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bench.code import closure_digest
 from bench.records import NUMERICS, BenchError, Cell, Training, digest
 from bench.registry import code_digest, find
+
+WHITENING = "bench.backbones._whitening"  # belongs to no unit, and to all trainings that whiten
 
 
 def slug(text: str) -> str:
@@ -43,6 +46,8 @@ def training_code(training: Training) -> dict[str, str]:
         code["backbone"] = code_digest("backbone", training.backbone.name)
     if training.init is not None:
         code["init"] = training_id(training.init)
+    if training.data.whitening:
+        code["whitening"] = closure_digest(WHITENING)
     return code
 
 
@@ -56,9 +61,9 @@ def cell_code(cell: Cell) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=10_000)
-def _code_mark(units: tuple[tuple[str, str], ...], init: str) -> str:
+def _code_mark(units: tuple[tuple[str, str], ...], rest: str) -> str:
     parts = [f"{kind} {name} {code_digest(kind, name)}" for kind, name in units]
-    return digest([str(NUMERICS), *parts, init], 8)
+    return digest([str(NUMERICS), *parts, rest], 8)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -78,8 +83,9 @@ def training_id(training: Training) -> str:
     used = [("method", training.method.name), ("dataset", training.data.dataset.name)]
     if training.backbone.name != "none":
         used.append(("backbone", training.backbone.name))
-    init = training_id(training.init) if training.init else ""
-    return f"{training_stem(training)}-{_code_mark(tuple(used), init)}"
+    rest = training_id(training.init) if training.init else ""
+    rest += closure_digest(WHITENING) if training.data.whitening else ""
+    return f"{training_stem(training)}-{_code_mark(tuple(used), rest)}"
 
 
 def cell_stem(cell: Cell) -> str:

@@ -18,6 +18,7 @@ SELECTION_KEYS: dict[str, Any] = {
     "labels": list,
     "split": str,
     "select": str,
+    "trials": str,
     "lower_is_better": (bool, list),
     "mixed": bool,
 }
@@ -51,6 +52,7 @@ def query(block: Mapping[str, Any], place: str, rows: Sequence[str], columns: Se
         split=block.get("split", "test"),
         select=block.get("select", "last"),
         mixed=block.get("mixed", False),
+        trials=block.get("trials", "validation"),
         lower=tuple(lower) if isinstance(lower, list) else lower,
     )
 

@@ -49,6 +49,7 @@ _OF_RUNS = {
     "label_split",
     "target_split",
     "resample",
+    "fold",
 }  # settings that tell runs apart, not experiments
 
 
@@ -131,9 +132,14 @@ def number(value: str) -> float | None:
 def without_runs(frame: pd.DataFrame, axis: str) -> tuple[Codes, list[str]]:
     """A JSON column as codes, less the settings that only tell runs apart."""
     code, names = codes(frame, axis)
-    stripped = [text({k: v for k, v in settings(n).items() if k not in _OF_RUNS}) if n else "" for n in names]
+    stripped = [text(_of_experiment(settings(n))) if n else "" for n in names]
     merged, uniques = pd.factorize(np.array(stripped, dtype=object))
     return merged[code], [str(u) for u in uniques]
+
+
+def _of_experiment(record: Mapping[str, Any]) -> dict[str, Any]:
+    found = {k: v for k, v in record.items() if k not in _OF_RUNS}
+    return {k: _of_experiment(v) if isinstance(v, dict) else v for k, v in found.items()}
 
 
 def differing(axis: str, seen: list[str]) -> tuple[str, list[str]]:

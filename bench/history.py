@@ -56,7 +56,7 @@ def _why(name: str, runs: Path, spec: dict[str, Any]) -> list[str]:
 def _modules_of(training: Any) -> dict[str, str]:
     units = [("method", training.method.name), ("dataset", training.data.dataset.name)]
     units += [("backbone", training.backbone.name)] if training.backbone.name != "none" else []
-    found: dict[str, str] = {}
+    found: dict[str, str] = closure(artifacts.WHITENING) if training.data.whitening else {}
     for kind, unit in units:
         found |= closure(find(kind, unit, "the record").module)
     return found

@@ -18,7 +18,7 @@ import pandas as pd
 
 from bench import pictures, plots, printed, registry, suite, tables
 from bench.blocks import query, texts
-from bench.columns import latest, matching, varying
+from bench.columns import among, codes, latest, matching, varying
 from bench.records import BenchError
 from bench.registry import suggest
 from bench.render import Entry, Line, Table, markdown
@@ -148,9 +148,15 @@ def _block(spec: Spec, part: Mapping[str, Any], frame: pd.DataFrame) -> dict[str
         where |= {"label": part["labels"]} if "labels" in part else {}
         planned = {k: v for k, v in where.items() if k not in {"layer", "metric", "split", "step"}}
         chosen = latest(frame)
-        chosen = chosen[matching(chosen, planned, spec.place)]
+        chosen = _one_trial(chosen[matching(chosen, planned, spec.place)])
         block["rows"] = ["label", *varying(chosen, ("label", *texts(block.get("columns", "metric"))))]
     return block
+
+
+def _one_trial(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a search one trial, as the table will show one: what trials draw is not what tells rows apart."""
+    trials = sorted({name for name in codes(frame, "setting:trial")[1] if name}, key=int)
+    return frame[among(frame, "setting:trial", {"", trials[0]})] if trials else frame
 
 
 # ---- tables --------------------------------------------------------------------------------------

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.records import Aim, BenchError, Cell, Data, Training, Unit, freeze
+from bench.records import WHITENINGS, Aim, BenchError, Cell, Data, Training, Unit, freeze
 from bench.registry import Field, Info, checked, find, suggest
 from bench.suite import Suite, check_scalars
 
 _NO_BACKBONE = Unit("none")
 _PARTS = ("method", "backbone", "data", "target", "protocol")
 _SCALARS = ("budget", "precision", "threads", "snapshots", "seed", "processes", "sync_batch_norm")
+_SEED = "seed"  # a setting of data or target that every seed has of its own
 _WORDS = {"labels": "all", "unlabeled": "all", "validation": "auto"}  # what may stand there beside a number
 
 
@@ -32,16 +33,18 @@ class Planned:
     cell: Cell
     label: str
     variant: str = ""
+    trial: int | None = None  # of a search
 
 
 def cells(suite: Suite) -> list[Planned]:
     """All cells of a suite, each once, in the suite's order."""
-    found: dict[tuple[Cell, str], Planned] = {}
+    found: dict[tuple[Cell, str, int | None], Planned] = {}
     resolve = _Resolver(str(suite.path))
     for choice in _choices(suite):
         _apply(suite.sets, choice, f"{suite.path}: set")
-        planned = _planned(choice, resolve)
-        found.setdefault((planned.cell, planned.label), planned)
+        for trial, tried in _trials(suite, choice):
+            planned = replace(_planned(tried, resolve), trial=trial)
+            found.setdefault((planned.cell, planned.label, trial), planned)
     return list(found.values())
 
 
@@ -76,6 +79,16 @@ def _choices(suite: Suite) -> Iterator[dict[str, Any]]:
                     yield choice
 
 
+def _trials(suite: Suite, choice: dict[str, Any]) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """A choice as it is, or once for each trial of the search."""
+    if not suite.search.trials:
+        yield None, choice
+    info = find("method", choice["method"]["name"], "suite")
+    for trial in range(suite.search.trials):
+        drawn = suite.search.settings(choice["label"], info, trial)
+        yield trial, {**choice, "method": {**choice["method"], **drawn}}
+
+
 def _assign(choice: dict[str, Any], path: str, value: Any, where: str) -> None:
     part, _, key = path.partition(".")
     if key and part in _PARTS:
@@ -96,9 +109,10 @@ def _expand(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     protocols = [(k, p) for k, one in grid["protocols"].items() for p in _axes("protocol", one)]
     methods = [(k, m) for k, one in grid["methods"].items() for m in _axes("method", one)]
     rest = [_values(v) for _, v in scalars]
+    inits = list(_inits(grid))
     for (label, method), backbone, datum, *values in itertools.product(methods, backbones, data, *rest):
         for seed in grid["seeds"]:
-            for (evaluation, protocol), target in itertools.product(protocols, targets):
+            for (evaluation, protocol), target, init in itertools.product(protocols, targets, inits):
                 choice = {key: value for (key, _), value in zip(scalars, values, strict=True)}
                 yield {
                     **choice,
@@ -110,7 +124,28 @@ def _expand(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     "protocol": protocol,
                     "target": target,
                     "evaluation": evaluation,
+                    "init": init,
                 }
+
+
+def _inits(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the trainings start from: label, method, data and budget; nothing in a grid without [init]."""
+    init = grid["init"]
+    if not init:
+        yield {}
+        return
+    data = list(_data_axes(init.get("data", grid["data"])))
+    for label, unit in init["methods"].items():
+        if unit is None:
+            yield {}
+            continue
+        for method, datum in itertools.product(_axes("method", unit), data):
+            yield {
+                "label": label,
+                "method": method,
+                "data": datum,
+                "budget": init.get("budget", grid["budget"]),
+            }
 
 
 def _values(value: Any) -> list[Any]:
@@ -238,6 +273,10 @@ class _Resolver:
 
 
 def _check_amount(key: str, value: Any, where: str) -> None:
+    if key == "whitening":
+        if value not in WHITENINGS:
+            raise BenchError(f"{where}: there is no whitening {value!r}{suggest(value, WHITENINGS[1:])}")
+        return
     if isinstance(value, str) and value != _WORDS[key]:
         raise BenchError(f'{where} must be a number or "{_WORDS[key]}", not {value!r}')
     if isinstance(value, (int, float)) and (value < 0 or (key == "label_noise" and value > 1)):
@@ -248,13 +287,14 @@ def _check_amount(key: str, value: Any, where: str) -> None:
 def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
     method, method_unit = resolve("method", choice["method"])
     protocol, protocol_unit = resolve("protocol", choice["protocol"])
-    dataset, dataset_unit = resolve("dataset", choice["data"]["dataset"])
-    target, target_unit = resolve("dataset", choice["target"].get("dataset", choice["data"]["dataset"]))
+    given = choice["data"]["dataset"]
+    dataset, dataset_unit = resolve("dataset", _own(given, choice))
+    target, target_unit = resolve("dataset", _own(choice["target"].get("dataset", given), choice))
     backbone = _NO_BACKBONE
     if choice["backbone"]["name"] != "none":
         backbone = resolve("backbone", choice["backbone"])[1]
     resolve.scalars(choice)
-    data = Data(dataset_unit, **resolve.part("data", _own_split(choice, "data"), _DATA))
+    data = Data(dataset_unit, **resolve.part("data", _own(choice["data"], choice), _DATA))
     training = Training(
         method_unit,
         backbone,
@@ -270,19 +310,33 @@ def _planned(choice: Mapping[str, Any], resolve: _Resolver) -> Planned:
     if backbone == _NO_BACKBONE and "backbone" in method.traits["depends_on"]:
         raise BenchError(f"{resolve.where}: {method.name} needs a backbone: write backbone = ...")
     training = _collapse(training, method)
-    aim = Aim(target_unit, **resolve.part("target", _own_split(choice, "target"), _AIM))
-    skip = _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
+    aim = Aim(target_unit, **resolve.part("target", _own(choice["target"], choice), _AIM))
+    start, unmet = _start(choice, resolve)
+    training = replace(training, init=start)
+    skip = unmet or _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
     snapshots = "all" if training.snapshots > 1 and protocol.traits["needs"]["head"] else "last"
     cell = Cell(training, protocol_unit, aim, snapshots=snapshots, skip=skip)
-    return Planned(cell, choice["label"])
+    return Planned(
+        cell, choice["label"] if start is None else f"{choice['label']} from {choice['init']['label']}"
+    )
 
 
-def _own_split(choice: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    """``label_split = "seed"`` gives every seed labels of its own, as papers do."""
-    settings: Mapping[str, Any] = choice[part]
-    if settings.get("label_split") != "seed":
+def _start(choice: Mapping[str, Any], resolve: _Resolver) -> tuple[Training | None, str]:
+    """The training whose encoder this one starts from, and why it cannot be made."""
+    if not choice["init"]:
+        return None, ""
+    first = {**choice, **choice["init"], "snapshots": 1, "init": {}, "target": {}}
+    cell = _planned(first, resolve).cell
+    method = find("method", cell.training.method.name, resolve.where)
+    dataset = find("dataset", cell.training.data.dataset.name, resolve.where)
+    return cell.training, _unmet_by_data(method, cell.training, dataset)
+
+
+def _own(settings: Mapping[str, Any], choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``label_split = "seed"`` gives every seed labels of its own, as papers do; ``fold = "seed"`` its fold."""
+    if _SEED not in settings.values():
         return settings
-    return {**settings, "label_split": choice["seed"]}
+    return {key: choice["seed"] if value == _SEED else value for key, value in settings.items()}
 
 
 def _collapse(training: Training, method: Info) -> Training:
@@ -290,7 +344,7 @@ def _collapse(training: Training, method: Info) -> Training:
     depends = method.traits["depends_on"]
     data = training.data
     if not method.traits["sees_labels"]:
-        data = dataclasses.replace(data, labels=0, label_split=0, label_noise=0.0, labeled_classes=())
+        data = replace(data, labels=0, label_split=0, label_noise=0.0, labeled_classes=())
     changes: dict[str, Any] = {"data": data}
     if "backbone" not in depends:
         changes["backbone"] = _NO_BACKBONE
@@ -300,7 +354,7 @@ def _collapse(training: Training, method: Info) -> Training:
         changes["seed"] = 0
     if training.processes == 1 or not method.traits["distributed"]:
         changes |= {"processes": 1, "sync_batch_norm": False}
-    return dataclasses.replace(training, **changes)
+    return replace(training, **changes)
 
 
 def _unmet_by_data(method: Info, training: Training, dataset: Info) -> str:

@@ -23,7 +23,7 @@ from bench.wording import name_of
 SHARED = (
     "suite", "method", "method_settings", "backbone", "variant", "train_dataset", "labels", "label_noise",
     "data_settings", "budget", "precision", "threads", "init", "protocol", "protocol_settings", "dataset",
-    "target_labels", "split", "metric", "device", "commit", "code_digest", "versions",
+    "target_labels", "split", "metric", "device", "commit", "code_digest", "versions", "reason",
 )  # fmt: skip
 OWN = (
     "seed",

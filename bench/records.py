@@ -20,6 +20,9 @@ _LATER = "later"  # metadata of a field that came after ids were given: see late
 
 Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
 
+# How pixels are whitened before a network reads them (bench/backbones/_whitening.py).
+WHITENINGS = ("", "laine_aila", "vat", "ict", "mean_teacher", "per_image")
+
 STATUSES = ("ok", "failed", "oom", "timeout", "killed", "skipped", "pending")
 
 COLUMNS = (
@@ -130,6 +133,9 @@ class Data:
     extra: bool = False  # SVHN's extra images, STL-10's unlabeled ones
     validation: int = 0  # images held out of the training set
     resample: int = 0  # which draw of the validation images
+    whitening: str = later(
+        ""
+    )  # of the network's input, as one of WHITENINGS; its statistics are of the images above
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class Aim:
     labels: int | str = "all"
     label_split: int = 0
     validation: int | str = "auto"  # images of the training set held out for choices; "auto": a tenth
+    classes: tuple[int, ...] = later(())  # judged on images of these alone; () is all
 
 
 @dataclass(frozen=True)

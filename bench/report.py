@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from bench import lecture, pictures, plots, tables
-from bench.columns import combine, latest, ran
+from bench.columns import among, combine, latest, ran
 from bench.provenance import Behind, Sources, facts, square
 from bench.records import BenchError
 from bench.render import Entry, Line
@@ -266,13 +266,16 @@ def _cost(frame: pd.DataFrame, name: str) -> dict[str, Any] | None:
 
 
 def _failures(frame: pd.DataFrame, name: str) -> dict[str, Any] | None:
-    """What did not come out, with reasons, counted."""
-    bad = frame[~ran(frame)]
+    """What did not come out, and what came out with a warning: reasons, counted by cell."""
+    bad = frame[~ran(frame) | ~among(frame, "reason", {""})]
     code, keys = combine(bad, ("label", "protocol", "dataset", "status", "reason"))
-    counts = pd.Series(code).value_counts(sort=False)
+    cells = pd.DataFrame({"what": code, "cell": combine(bad, ("training", "cell"))[0]}).drop_duplicates()
+    counts = cells["what"].value_counts(sort=False)
     rows = [(*keys[int(str(i))], int(n)) for i, n in counts.items()]
     heads = ("method", "protocol", "dataset", "status", "reason", "cells")
-    return _plain(f"{name}-failures", "What did not come out", heads, rows) if rows else None
+    return (
+        _plain(f"{name}-failures", "What did not come out, or with a warning", heads, rows) if rows else None
+    )
 
 
 # ---- images ----------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Query:
     select: str = "last"
     mixed: bool = False  # average over different experiments, and say so
     lower: bool | Key | None = None  # metrics where less is better; None: told by the metric's name
+    trials: str = "validation"  # of a search: on what the best one is chosen, or "oracle": on the test images
 
     def lower_is_better(self, metric: str) -> bool:
         """Whether less of this metric is better."""
@@ -74,6 +75,7 @@ class Selection:
     keys: tuple[list[Key], list[Key], list[Key]]
     mirrored: bool = False  # "error" was made of top1
     mixed: dict[str, str] = field(default_factory=dict)  # what was averaged over although it differs, by axis
+    trials: int = 0  # of a search, of which one is shown
 
     def plan_of(self, column: Key) -> Key:
         """The part of a column's key that is known before a cell has run."""
@@ -98,6 +100,50 @@ def _with_error(frame: pd.DataFrame, metrics: Key, place: str) -> pd.DataFrame:
     return frame
 
 
+# ---- which trials of a search ----------------------------------------------------------------------
+
+_TRIAL = "setting:trial"
+
+
+def _best_trials(frame: pd.DataFrame, query: Query, square: Key) -> tuple[pd.DataFrame, int]:
+    """For each square the rows of the trial that was best in the mean over its runs, and how many there were.
+
+    A trial of which runs are missing is out as long as another has more. Nothing is chosen where trials are
+    told apart.
+    """
+    trial, names = codes(frame, _TRIAL)
+    if query.trials not in {"validation", "oracle"}:
+        raise BenchError(
+            f'{query.place}: trials must be "validation" or "oracle" (the test images), not {query.trials!r}'
+        )
+    if not any(names) or _TRIAL in (*square, *query.where):
+        return frame, 0
+    place = combine(frame, square)[0]
+    value = pd.to_numeric(frame["value"], errors="coerce").to_numpy(dtype=float)
+    by = {query.split} if query.trials == "oracle" else {"validation"}
+    keep = ran(frame) & np.isfinite(value) & among(frame, "split", by)
+    keep &= among(frame, "metric", set(query.metrics)) if query.metrics else True
+    metric, metrics = codes(frame, "metric")
+    sign = np.array([-1.0 if query.lower_is_better(m) else 1.0 for m in metrics])[metric]
+    parts = {"place": place, "trial": trial, "layer": codes(frame, "layer")[0], "score": value * sign}
+    scores = pd.DataFrame({**parts, "run": combine(frame, RUN)[0]})
+    scores["step"] = pd.to_numeric(frame["step"], errors="coerce").fillna(np.inf).to_numpy()
+    scores = scores[keep].sort_values("step", kind="stable")
+    if not len(scores):
+        if ran(frame).any():
+            raise BenchError(
+                f"{query.place}: no validation rows to choose a trial on: write target.validation = 200"
+            )
+        return frame[trial == trial.min()], 0
+    last = scores.drop_duplicates(["place", "trial", "layer", "run"], keep="last")
+    means = last.groupby(["place", "trial", "layer"], sort=True)["score"].agg(["size", "mean"]).reset_index()
+    best = means.sort_values(["size", "mean"], ascending=False, kind="stable").drop_duplicates("place")
+    chosen = dict(zip(best["place"].tolist(), best["trial"].tolist(), strict=True))
+    first = pd.Series(trial).groupby(place).first().to_dict()  # where nothing is measured yet
+    wanted = np.array([chosen.get(p, first[p]) for p in place.tolist()])
+    return frame[wanted == trial].reset_index(drop=True), len(set(trial.tolist()))
+
+
 # ---- which values ----------------------------------------------------------------------------------
 
 
@@ -112,7 +158,9 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
     planned = {k: v for k, v in conditions.items() if k not in MEASURED}
     frame = frame[matching(frame, planned, query.place)].reset_index(drop=True)
     before, frame = len(frame), _with_error(frame, query.metrics, query.place)
-    mixed = mixtures(frame, (*query.rows, *(c for c in query.columns if c not in MEASURED)))
+    fully, square = len(frame), (*query.rows, *(c for c in query.columns if c not in MEASURED))
+    frame, trials = _best_trials(frame, query, square)
+    mixed = mixtures(frame, square)
     if mixed and not query.mixed:
         told = next(iter(mixed.values()))
         raise BenchError(
@@ -121,7 +169,7 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
     run = (*RUN, *mixed)
     numbers, keys = _numbers(frame, query, run)
     planned_runs = _planned(frame, query, run)
-    found = Selection(query, [], [], {}, planned_runs, frame, numbers, keys, len(frame) > before, mixed=mixed)
+    found = Selection(query, [], [], {}, planned_runs, frame, numbers, keys, fully > before, mixed, trials)
     found.runs = by_run(found, choose(found, query.select))
     found.rows = _ordered(combine(frame, query.rows)[1], query.rows, query)
     found.columns = _ordered(_columns(found), query.columns, query)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import artifacts
 from bench.plan import Planned
-from bench.records import COLUMNS, Training, Unit, plain
+from bench.records import COLUMNS, Aim, Training, Unit, plain
 
 Row = dict[str, Any]
 
@@ -61,7 +61,7 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "training": folder,
         "label": one.label,
         "method": training.method.name,
-        "method_settings": _json({**dict(training.method.settings), **_processes(training)}),
+        "method_settings": _json({**dict(training.method.settings), **_processes(training), **_trial(one)}),
         "backbone": _unit_text(training.backbone),
         "variant": cell.variant,
         "train_dataset": training.data.dataset.name,
@@ -76,7 +76,7 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "threads": training.threads,
         "init": artifacts.training_id(training.init) if training.init else "",
         "protocol": cell.protocol.name,
-        "protocol_settings": settings_text(cell.protocol),
+        "protocol_settings": _json({**dict(cell.protocol.settings), **_judged_classes(cell.aim)}),
         "dataset": cell.aim.dataset.name,
         "target_labels": cell.aim.labels,
         "target_split": cell.aim.label_split,
@@ -92,6 +92,15 @@ def _processes(training: Training) -> dict[str, Any]:
     """How many processes made the model, where that was not one: local batch norm depends on it."""
     known = ("processes", "sync_batch_norm")
     return {key: value for key, value in plain(training).items() if key in known}
+
+
+def _trial(one: Planned) -> dict[str, Any]:
+    """Which trial of the suite's search this is: a table chooses among them."""
+    return {} if one.trial is None else {"trial": one.trial}
+
+
+def _judged_classes(aim: Aim) -> dict[str, Any]:
+    return {"target_classes": list(aim.classes)} if aim.classes else {}
 
 
 def _json(value: Any) -> str:

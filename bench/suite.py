@@ -13,13 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bench import search
 from bench.records import Aim, BenchError, Data
 from bench.registry import find, suggest
+from bench.search import Search
 
 _AXES = {
     "backbone": "the network, or a list of them",
     "budget": 'encoder passes, or "12 epochs"',
     "data": "what is trained on",
+    "init": "from whose encoders the trainings start",
     "methods": "which methods, with their settings",
     "precision": '"fp32" or "bf16"',
     "processes": "how many train one model together, each with a part of every batch",
@@ -37,6 +40,7 @@ _TOP = {
     "grid": "parts that override the axes",
     "vary": "ablations",
     "set": "values for some combinations",
+    "search": "settings tried at random, equally often for each method",
     "table": "tables",
     "figure": "figures",
     "slurm": "what its jobs ask a cluster for",
@@ -59,6 +63,7 @@ class Suite:
     grids: tuple[Mapping[str, Any], ...]
     sets: tuple[Mapping[str, Any], ...] = ()
     varies: tuple[Mapping[str, Any], ...] = ()
+    search: Search = field(default_factory=Search)
     tables: tuple[Mapping[str, Any], ...] = ()
     figures: tuple[Mapping[str, Any], ...] = ()
     slurm: Mapping[str, Any] = field(default_factory=dict)
@@ -121,6 +126,10 @@ def parse(raw: Mapping[str, Any], path: Path) -> Suite:
                 raise BenchError(
                     f"{path}: vary: there is no method {label!r} in this suite{suggest(label, labels)}"
                 )
+    infos = {
+        label: find("method", unit["name"], str(path)) for g in grids for label, unit in g["methods"].items()
+    }
+    tried = search.parse(_table(raw.get("search", {}), f"{path}: search"), infos, f"{path}: search")
     return Suite(
         name=path.stem,
         path=path,
@@ -129,6 +138,7 @@ def parse(raw: Mapping[str, Any], path: Path) -> Suite:
         grids=grids,
         sets=tuple(_sets(raw.get("set", []), f"{path}: set")),
         varies=varies,
+        search=tried,
         tables=tuple(_list_of_tables(raw.get("table", []), f"{path}: table")),
         figures=tuple(_list_of_tables(raw.get("figure", []), f"{path}: figure")),
         slurm=_table(raw.get("slurm", {}), f"{path}: slurm"),
@@ -149,7 +159,7 @@ def _keys(table: Mapping[str, Any], known: Any, where: str) -> None:
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise BenchError(f"{where} must be a table, as [slurm], not {value!r}")
+        raise BenchError(f"{where} must be a table, as [{where.rpartition(' ')[2]}], not {value!r}")
     return value
 
 
@@ -186,6 +196,7 @@ def _grid(top: Mapping[str, Any], block: Mapping[str, Any], where: str) -> Mappi
             raise BenchError(f"{where}: key {key!r} is missing ({_AXES[key]})")
     merged["methods"] = _units("method", merged["methods"], top.get("methods"), f"{where}: methods")
     merged["protocols"] = _units("protocol", merged["protocols"], top.get("protocols"), f"{where}: protocols")
+    merged["init"] = _init(merged.get("init", {}), top.get("methods"), f"{where}: init")
     merged["backbone"] = [
         _named("backbone", b, f"{where}: backbone") for b in _listed(merged.get("backbone"))
     ]
@@ -227,6 +238,28 @@ def _whole(value: Any) -> bool:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _init(value: Any, methods: Any, where: str) -> dict[str, Any]:
+    """``{"methods": {label: unit}, "data": {...}, "budget": ...}``; the label "none" is a start from scratch."""
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise BenchError(
+            f'{where} must be a table, as {{methods = ["rotation"], budget = 60_000}}, not {value!r}'
+        )
+    _keys(value, {"methods", "budget", "data"}, where)
+    named = value.get("methods")
+    scratch = isinstance(named, list) and "none" in named
+    if isinstance(named, list):
+        named = [label for label in named if label != "none"]
+    found = dict(value, methods=_units("method", named, methods, f"{where}.methods"))
+    if scratch:
+        found["methods"] = {"none": None, **found["methods"]}
+    if "data" in value:
+        found["data"] = _part(value["data"], _DATA, f"{where}.data")
+    check_scalars({"budget": value.get("budget", 0)}, where)
+    return found
 
 
 def _seeds(value: Any, where: str) -> list[int]:

@@ -50,8 +50,20 @@ def data_sentences(found: Selection) -> list[str]:
     data = same if trained == judged else f"Trained on {_listed(trained)}; judged on {_listed(judged)}"
     inside = [f"{d} ({EMBEDDED[d]})" for d in dict.fromkeys((*trained, *judged)) if d in EMBEDDED]
     data += f". Embedded in the package: {_listed(inside)}" if inside else ""
-    mixed = [f"MIXED, as asked for: {told}." for told in found.mixed.values()]
-    return [f"{data}.", _metric_sentence(found), *mixed]
+    return [f"{data}.", _metric_sentence(found), *_search_sentence(found), *_mixed_sentences(found)]
+
+
+def _search_sentence(found: Selection) -> list[str]:
+    if not found.trials:
+        return []
+    told = f"Of {found.trials} trials of each method's settings, the one is shown that is best in the mean over runs"
+    if found.query.trials == "oracle":
+        return [f"{told} on the TEST images: ORACLE, an upper limit and not a result."]
+    return [f"{told} on validation images, for each column."]
+
+
+def _mixed_sentences(found: Selection) -> list[str]:
+    return [f"MIXED, as asked for: {told}." for told in found.mixed.values()]
 
 
 def _metric_sentence(found: Selection) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from bench import artifacts, distributed, pause, ranks, registry, tensors
+from bench.backbones import _whitening as whitening
 from bench.cache import FileCache
 from bench.contracts import (
     Backbone,
@@ -149,7 +150,11 @@ def _method(training: Training) -> Method:
 def _backbone(training: Training) -> Backbone:
     if training.backbone.name == "none":
         return _NoBackbone()
-    return registry.load("backbone", training.backbone)  # type: ignore[no-any-return]
+    backbone: Backbone = registry.load("backbone", training.backbone)
+    dataset = training.data.dataset
+    traits = registry.find("dataset", dataset.name, "the record").traits
+    side: Any = dataset.get("side", traits.get("image_side"))
+    return whitening.named(backbone, training.data.whitening, side)
 
 
 class _NoBackbone(Backbone):
@@ -246,7 +251,9 @@ def _descend(
     )
     model = _build(method, backbone, data.shape, session)
     if training.init is not None:
-        _start_from(training.init, model, place)
+        _start_from(training.init, model, place, progress)
+    if training.data.whitening:
+        whitening.fit(model, data.images)
     if training.sync_batch_norm:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     with join(where):
@@ -260,11 +267,20 @@ def _build(method: Method, backbone: Backbone, shape: DataShape, session: Sessio
     return model
 
 
-def _start_from(init: Training, model: Model, place: Place) -> None:
-    """Transfer: the encoder's weights come from another training."""
+def _start_from(init: Training, model: Model, place: Place, progress: Progress) -> None:
+    """Transfer: the encoder's weights come from another training, which is made where nobody made it yet."""
+    problems = work(Job(init, ()), place, progress) if distributed.current().rank == 0 else []
+    if problems:
+        raise BenchError(f"what it starts from failed: {problems[0]}")
     source = artifacts.folder(place.runs, init)
     found = {k[8:]: v for k, v in tensors.read(source.model).items() if k.startswith("encoder.")}
-    model.encoder.load_state_dict(found)
+    try:
+        model.encoder.load_state_dict(found)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise BenchError(
+            f"{source.path.name}: its encoder does not fit {type(model).__name__}: {first}"
+        ) from error
 
 
 # ---- evaluation ----------------------------------------------------------------------------------
@@ -438,7 +454,7 @@ def _modules(training: Training) -> dict[str, str]:
     """The digest of every unit file behind a training: what ``bench why`` compares."""
     from bench.code import closure
 
-    found: dict[str, str] = {}
+    found: dict[str, str] = closure(artifacts.WHITENING) if training.data.whitening else {}
     kinds = [("method", training.method.name), ("dataset", training.data.dataset.name)]
     if training.backbone.name != "none":
         kinds.append(("backbone", training.backbone.name))

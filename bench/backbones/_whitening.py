@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.augment import unit
 from bench.backbones._parts import CIFAR, Normalize
 from bench.contracts import Backbone, BenchError, Encoder, Images
 
-__all__ = ["Whitened", "Whitening"]
+__all__ = ["RECIPES", "PerImage", "Whitened", "Whitening", "fit", "named"]
 
 _BATCH = 1000  # images at a time while statistics are gathered
 _FLAT = 1e-10  # a direction below this part of the largest variance has none: its inverse root is noise
@@ -34,6 +35,14 @@ class Recipe:
     inside: bool = True
     contrast: float = 0.0
     standardized: bool = False
+
+
+RECIPES = {
+    "laine_aila": Recipe(),
+    "vat": Recipe(1e-6, inside=False),
+    "ict": Recipe(1e-6, inside=False, standardized=True),
+    "mean_teacher": Recipe(0.1, contrast=55.0),
+}
 
 
 class Whitening(nn.Module):
@@ -110,10 +119,24 @@ class Whitening(nn.Module):
         return root
 
 
-class Whitened(Backbone):
-    """A backbone whose encoders read whitened pixels, unless the method brings an input of its own."""
+class PerImage(nn.Module):
+    """Each image less its mean, over its deviation: (N, 3, H, W) to the same; SVHN's in Laine & Aila."""
 
-    def __init__(self, backbone: Backbone, side: int, recipe: Recipe) -> None:
+    channels = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = unit(images)
+        mean = rows.mean((1, 2, 3), keepdim=True)
+        return (rows - mean) / rows.std((1, 2, 3), correction=0, keepdim=True).clamp_min(1e-4)
+
+
+class Whitened(Backbone):
+    """A backbone whose encoders read whitened pixels, unless the method brings an input of its own.
+
+    :param recipe: None: each image is normalized by itself (:class:`PerImage`).
+    """
+
+    def __init__(self, backbone: Backbone, side: int, recipe: Recipe | None) -> None:
         self.backbone, self.side, self.recipe = backbone, side, recipe
         self.name, self.paper = backbone.name, backbone.paper  # type: ignore[misc]  # of the one inside
         self.batch_norm = backbone.batch_norm  # type: ignore[misc]
@@ -128,7 +151,9 @@ class Whitened(Backbone):
         input: nn.Module | None = None,  # noqa: A002 - the contract's own word
     ) -> Encoder:
         """An encoder of the backbone inside."""
-        given = Whitening(self.side, self.recipe) if input is None and in_channels == 3 else input
+        given = input
+        if input is None and in_channels == 3:
+            given = PerImage() if self.recipe is None else Whitening(self.side, self.recipe)
         return self.backbone.build(
             generator=generator, in_channels=in_channels, width=width, stem_stride=stem_stride, input=given
         )
@@ -141,3 +166,15 @@ def fit(model: nn.Module, images: Images) -> None:
         one.fit(images)
     for other in found[1:]:
         other.load_state_dict(found[0].state_dict())
+
+
+def named(backbone: Backbone, name: str, side: int | None) -> Backbone:
+    """A backbone that reads images of ``side`` pixels as a name of :data:`bench.records.WHITENINGS` says.
+
+    :raises BenchError: the images' sizes vary.
+    """
+    if not name:
+        return backbone
+    if side is None:
+        raise BenchError(f"data.whitening = {name!r} needs images of one size, and these vary: leave it out")
+    return Whitened(backbone, side, RECIPES.get(name))

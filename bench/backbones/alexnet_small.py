@@ -26,6 +26,7 @@ class AlexNetSmall(Backbone):
 
     :param widths: maps of conv1..conv5.
     :param stem_stride: conv1's stride; ``build``'s argument of that name overrides it.
+    :param dropout: after the last pool, as before a classifier; consistency methods live on such noise.
     :param grid: the last maps are averaged to grid x grid and flattened, (N, widths[-1] grid^2); 1: their average.
     """
 
@@ -34,6 +35,7 @@ class AlexNetSmall(Backbone):
     widths: tuple[int, ...] = (32, 64, 96, 96, 64)
     stem_stride: int = 2
     grid: int = 1
+    dropout: float = 0.0
     batch_norm: bool = True  # type: ignore[misc]  # a setting here, a class's trait in the contract
 
     def __post_init__(self) -> None:
@@ -69,4 +71,6 @@ class AlexNetSmall(Backbone):
             if number in (1, 2, 5):
                 trunk[f"pool{number}"] = MaxPool(2)
             channels = width
+        if self.dropout:
+            trunk["drop"] = nn.Dropout(self.dropout)
         return nn.Sequential(trunk)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.backbones._noise import GaussianNoise
 from bench.backbones._parts import CIFAR, Normalize, activation, fresh, front, scaled, sequential_encoder
 from bench.contracts import Backbone, BenchError, Encoder
 
@@ -23,17 +24,6 @@ _STAGES: tuple[tuple[tuple[int, int, int], ...], ...] = (
     ((256, 3, 1),) * 3,
     ((512, 3, 0), (256, 1, 0), (128, 1, 0)),
 )
-
-
-class GaussianNoise(nn.Module):
-    """Additive noise of deviation ``sigma`` in train mode, nothing in eval mode."""
-
-    def __init__(self, sigma: float) -> None:
-        super().__init__()
-        self.sigma = sigma
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.sigma * torch.randn_like(x) if self.training and self.sigma else x
 
 
 class UnitConv(nn.Conv2d):

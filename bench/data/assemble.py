@@ -77,11 +77,15 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
     Validation is taken from the training set: ``"auto"`` is a tenth of it, but with ``aim.labels`` = n no more
     than n (or one a class, if that is more): who has few labels to train with has few to choose with. The
     training images are the rest, or n of the rest. All of a smaller validation set is part of a larger one.
+    Where ``aim.classes`` are named, images of others do not exist.
 
     :raises BenchError: more labels or images than there are; missing files.
     """
     train = dataset.load("train", root)
     classes = _classes(train)
+    judged = _within(dataset.load(dataset.test_split, root), aim)
+    if aim.classes:
+        classes = np.where(np.isin(classes, aim.classes), classes, -1)
     size = _validation_size(aim, len(train), dataset.classes)
     held = splits.validation(classes, size, dataset.name, 0)
     free = classes.copy()
@@ -91,11 +95,18 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
     parts = Target(
         train=_to(take(train, shown), device),
         validation=_to(take(train, np.sort(held)), device),
-        test=_to(dataset.load(dataset.test_split, root), device),
+        test=_to(judged, device),
         classes=dataset.classes,
         flip=dataset.flip,
     )
     return parts, _info(shown, held)
+
+
+def _within(samples: Samples, aim: Aim) -> Samples:
+    """The images of the classes that are judged."""
+    if not aim.classes:
+        return samples
+    return take(samples, np.flatnonzero(np.isin(_classes(samples), aim.classes)))
 
 
 def take(samples: Samples, indices: Indices) -> Samples:

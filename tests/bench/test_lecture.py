@@ -192,3 +192,17 @@ def test_figures_name_kinds_that_there_are():
     for spec in lecture.specs():
         if spec.kind == "figure":
             assert spec.parts[0]["kind"] in {*plots.KINDS, "pictures"}
+
+
+def test_trials_of_a_search_are_no_rows_of_their_own():
+    rows = []
+    for trial, test, validation in ((0, 30.0, 40.0), (1, 20.0, 10.0)):
+        settings = f'{{"trial": {trial}, "lr": 0.{trial + 1}}}'
+        for split, value in (("test", test), ("validation", validation)):
+            base = {"protocol": "error", "metric": "error", "dataset": "digits", "labels": 10, "split": split}
+            rows.append(row("vat", **base, value=value, method_settings=settings, training=f"vat-{trial}"))
+    made = shown(
+        "vat_svhn_cifar10", lambda name: tables.frame(rows) if name == "semi_supervised_embedded" else None
+    )
+    (line,) = made.exhibit.table.measured
+    assert (line.name, line.entries[0].text) == ("vat", "20.0")  # best on validation

@@ -8,7 +8,8 @@ from torch import nn
 
 from bench.backbones.alexnet import AlexNet
 from bench.backbones.alexnet_small import AlexNetSmall
-from bench.backbones.conv_large import ConvLarge, GaussianNoise, MeanOnlyNorm, UnitConv
+from bench.backbones._noise import GaussianNoise
+from bench.backbones.conv_large import ConvLarge, MeanOnlyNorm, UnitConv
 from bench.backbones.infomax import InfoMax
 from bench.backbones.nin import NIN
 from bench.backbones.resnet import ResNet18, ResNet50
