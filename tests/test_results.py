@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,17 @@ def test_the_tables_come_again_from_the_committed_rows(name, tmp_path):
     made = tables.of_suite(loaded, tables.read(RESULTS / f"{name}.csv"))
     tables.write_markdown(tmp_path / "again.md", loaded, made)
     assert (tmp_path / "again.md").read_bytes() == (RESULTS / f"{name}.md").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_lecture_comes_again_from_the_committed_rows(bench, home):
+    if not (RESULTS / "lecture.md").exists():
+        pytest.skip("results/lecture.md is not committed; it is made by: bench lecture")
+    for path in [*RESULTS.glob("*.csv"), *RESULTS.glob("lecture-*.png")]:
+        (home / "results").mkdir(exist_ok=True)
+        shutil.copy(path, home / "results")
+    assert bench("lecture").code == 0
+    assert (home / "results" / "lecture.md").read_bytes() == (RESULTS / "lecture.md").read_bytes()
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
+from bench.backbones._noise import GaussianNoise
 from bench.backbones.alexnet import AlexNet
 from bench.backbones.alexnet_small import AlexNetSmall
-from bench.backbones._noise import GaussianNoise
 from bench.backbones.conv_large import ConvLarge, MeanOnlyNorm, UnitConv
 from bench.backbones.infomax import InfoMax
 from bench.backbones.nin import NIN
