@@ -324,6 +324,8 @@ def _figure(spec: Spec, rows: Rows, runs: Path) -> tuple[Figure | None, str]:
     try:
         if block["kind"] == "pictures":
             return _sheet(spec, frame, runs)
+        if block["kind"] == "learning" and not pd.to_numeric(frame["step"], errors="coerce").notna().any():
+            return None, "no row has a training step: the suite keeps no snapshots"
         asked = {k: v for k, v in block.items() if k not in _FIGURE}
         asked["title"] = f"{spec.title} (here: {spec.note})"
         with plots.style():

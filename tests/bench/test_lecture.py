@@ -206,3 +206,13 @@ def test_trials_of_a_search_are_no_rows_of_their_own():
     )
     (line,) = made.exhibit.table.measured
     assert (line.name, line.entries[0].text) == ("vat", "20.0")  # best on validation
+
+
+def test_a_training_curve_needs_steps(tmp_path):
+    spec = lecture.find("mean_teacher_training", "figure")
+    rows = [row("mean_teacher", protocol="error", metric="error", value=20.0)]
+    drawn = lecture.figure(spec, lambda _: tables.frame(rows), tmp_path, tmp_path / "f.png")
+    assert (drawn.path, drawn.missing) == (None, "no row has a training step: the suite keeps no snapshots")
+    curve = [{**rows[0], "step": s, "value": 50.0 - s} for s in (10, 20)]
+    drawn = lecture.figure(spec, lambda _: tables.frame(curve), tmp_path, tmp_path / "f.png")
+    assert drawn.path is not None
