@@ -169,7 +169,8 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
     run = (*RUN, *mixed)
     numbers, keys = _numbers(frame, query, run)
     planned_runs = _planned(frame, query, run)
-    found = Selection(query, [], [], {}, planned_runs, frame, numbers, keys, fully > before, mixed, trials)
+    found = Selection(query, [], [], {}, planned_runs, frame, numbers, keys)
+    found.mirrored, found.mixed, found.trials = fully > before, mixed, trials
     found.runs = by_run(found, choose(found, query.select))
     found.rows = _ordered(combine(frame, query.rows)[1], query.rows, query)
     found.columns = _ordered(_columns(found), query.columns, query)
