@@ -20,6 +20,7 @@ SELECTION_KEYS: dict[str, Any] = {
     "select": str,
     "trials": str,
     "lower_is_better": (bool, list),
+    "mixed": bool,
 }
 
 
@@ -50,6 +51,7 @@ def query(block: Mapping[str, Any], place: str, rows: Sequence[str], columns: Se
         labels=texts(block.get("labels", [])),
         split=block.get("split", "test"),
         select=block.get("select", "last"),
+        mixed=block.get("mixed", False),
         trials=block.get("trials", "validation"),
         lower=tuple(lower) if isinstance(lower, list) else lower,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bench import showing
 from bench.records import BenchError
 from bench.reporting import data_option as _data
 from bench.reporting import exit_code as _exit_code
@@ -19,7 +20,6 @@ from bench.reporting import load as _load
 from bench.reporting import places as _places
 from bench.reporting import report as _report
 from bench.reporting import results_option as _results
-from bench.reporting import rows_of as _rows
 from bench.reporting import runs_option as _runs
 from bench.reporting import tell as _tell
 from bench.reporting import write_rows as _write_rows
@@ -148,54 +148,6 @@ def adopt(suite: str, check: int, seed: int, runs: Path, results: Path, data: Pa
     return 0
 
 
-@cli.command()
-@click.argument("suite")
-@click.option("--name", help="Only the table of this name.")
-@click.option(
-    "--format", "form", type=click.Choice(["terminal", "markdown", "latex", "csv"]), default="terminal"
-)
-@_runs
-@_results
-def table(suite: str, name: str | None, form: str, runs: Path, results: Path) -> int:
-    """The comparison tables of SUITE, from whatever rows are there."""
-    from bench import tables
-
-    loaded, frame, damage = _rows_of(suite, runs, results)
-    click.echo(
-        "\n".join(getattr(tables, form)(one) for one in tables.of_suite(loaded, frame, name)).rstrip("\n")
-    )
-    return _tell(damage)
-
-
-@cli.command()
-@click.argument("suite")
-@click.option("--name", help="Only the figure of this name.")
-@click.option("--format", "form", type=click.Choice(["png", "pdf", "svg"]), default="png")
-@_runs
-@_results
-def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> int:
-    """The figures of SUITE, from whatever rows are there."""
-    from bench import plots
-
-    loaded, frame, damage = _rows_of(suite, runs, results)
-    for path in plots.of_suite(loaded, frame, results, name, form):
-        click.echo(path)
-    return _tell(damage)
-
-
-def _rows_of(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str]]:
-    """A suite, its rows (from the runs where some are here, else from the result table), what is damaged."""
-    from bench import tables
-
-    loaded, planned = _load(suite)
-    csv = results / f"{loaded.name}.csv"
-    rows, damage = _rows(loaded, planned, runs)
-    begun = damage or any(row["status"] not in {"pending", "skipped"} for row in rows)
-    if not begun and csv.exists():
-        return loaded, tables.read(csv), []
-    return loaded, tables.frame(rows), damage
-
-
 @cli.command(name="list")
 @click.argument(
     "what", required=False, type=click.Choice(["suites", "methods", "protocols", "backbones", "datasets"])
@@ -288,7 +240,7 @@ def convert(source: Path, target: Path, order: str, base: int, ids: Path | None)
     return 0
 
 
-for command in commands.COMMANDS:
+for command in (*showing.COMMANDS, *commands.COMMANDS):
     cli.add_command(command)
 
 

@@ -166,26 +166,62 @@ def varying(frame: pd.DataFrame, fixed: Key) -> list[str]:
             prefix = next(p for p, c in SETTINGS.items() if c == axis)
             keys = {k for n in codes(frame, axis)[1] for k in settings(n)} - _OF_RUNS
             names = [f"{prefix}:{k}" for k in sorted(keys)]
-        for name in names:
-            pairs = pd.DataFrame({"group": group, "axis": codes(frame, name)[0]}).drop_duplicates()
-            if pairs["group"].duplicated().any():
-                found.append(name)
+        found += [n for n in names if _pairs(group, codes(frame, n)[0])["group"].duplicated().any()]
     return found
 
 
-def mixture(frame: pd.DataFrame, square: Key) -> str:
-    """Rows that agree in the ``square`` columns are runs of one experiment; else what it is that they mix."""
+def mixtures(frame: pd.DataFrame, square: Key) -> dict[str, str]:
+    """Rows that agree in the ``square`` columns are runs of one experiment; else what they mix, by axis, in words."""
     code, keys = combine(frame, square)
+    found: dict[str, str] = {}
     for axis in AXES:
         axis_code, names = without_runs(frame, axis) if axis in _JSON else codes(frame, axis)
-        counts = pd.DataFrame({"square": code, "axis": axis_code}).drop_duplicates()
-        mixed = counts[counts.duplicated("square", keep=False)]
-        if len(mixed):
-            first = int(mixed["square"].iloc[0])
-            seen = [names[i] for i in mixed.loc[mixed["square"] == first, "axis"]]
-            what, options = differing(axis, seen)
-            return f"{', '.join(k for k in keys[first] if k)} mixes {what} = {', '.join(options[:4])}"
-    return ""
+        told = _mixed(axis, code, keys, axis_code, names)
+        if told:
+            found[axis] = told
+    known, axis_code, names = _code_marks(frame)
+    told = _mixed("code_digest", code[known], keys, axis_code[known], names)
+    # Versions of the code change settings' names too: where settings differ, that is what is told.
+    if told and not found:
+        found["code_digest"] = told
+    data, data_keys = combine(frame, (*square, *RUN, "data_setting:resample", "train_dataset", "labels"))
+    digest_code, names = codes(frame, "split_digest")
+    known = np.array([bool(n) for n in names], dtype=bool)[digest_code]
+    told = _mixed("split_digest", data[known], data_keys, digest_code[known], names)
+    if told and not found:
+        found["split_digest"] = told
+    return found
+
+
+def _mixed(axis: str, code: Codes, keys: list[Key], axis_code: Codes, names: list[str]) -> str:
+    pairs = _pairs(code, axis_code)
+    mixed = pairs[pairs.duplicated("group", keep=False)]
+    if not len(mixed):
+        return ""
+    first = int(mixed["group"].iloc[0])
+    seen = [names[i] for i in mixed.loc[mixed["group"] == first, "axis"]]
+    what, options = differing(axis, seen)
+    return f"{', '.join(k for k in keys[first] if k)} mixes {what} = {', '.join(options[:4])}"
+
+
+def _pairs(group: Codes, axis: Codes) -> pd.DataFrame:
+    """The different pairs of two columns of codes, in order of first appearance; none where ``axis`` is constant."""
+    if len(axis) == 0 or (axis[0] == axis).all():
+        return pd.DataFrame({"group": group[:0], "axis": axis[:0]})
+    width = int(axis.max()) + 1
+    left, right = np.divmod(pd.unique(group * width + axis), width)
+    return pd.DataFrame({"group": left, "axis": right})
+
+
+def _code_marks(frame: pd.DataFrame) -> tuple[NDArray[np.bool_], Codes, list[str]]:
+    """Which rows say what code made them, and that code; a training's own is left out where it started from
+    another training: that one's name, seed included, is part of it.
+    """
+    code, keys = combine(frame, ("init", "code_digest"))
+    marks = [f":{mark.partition(':')[2]}" if init else mark for init, mark in keys]
+    merged, uniques = pd.factorize(np.array([*marks, ""], dtype=object))
+    known = ran(frame) & np.array([bool(mark.strip(":")) for mark in marks] or [False], dtype=bool)[code]
+    return known, merged[code], [str(u) for u in uniques]
 
 
 # ---- which rows ------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ only when a figure is drawn, through its Agg canvas: no window, no global state,
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from bench import statistics
 from bench.artifacts import written
 from bench.blocks import SELECTION_KEYS, checked, query
 from bench.columns import codes
-from bench.draft import Curve, Point, bare, bars, lines
+from bench.draft import Curve, Point, bare, bars, lines, look
 from bench.records import BenchError
 from bench.registry import suggest
 from bench.selection import Selection, select
@@ -57,20 +59,73 @@ def draw(rows: pd.DataFrame, block: Mapping[str, Any], path: Path, where: str = 
     """Writes the figure of one [[figure]] block; the suffix (.png, .svg, .pdf) says in which format."""
     if path.suffix not in _SUFFIXES:
         raise BenchError(f"{path}: a figure is written as .png, .svg or .pdf, not {path.suffix!r}")
+    with style():
+        return save(figure(rows, block, where), path)
+
+
+def save(made: Figure, path: Path) -> Path:
+    """Writes a figure, whole or not at all, the same bytes for the same figure."""
+    with style(), written(path) as temporary:
+        made.savefig(temporary, metadata=_META[path.suffix], **_shape(path.suffix))
+    return path
+
+
+def image(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "figure", form: str = "svg") -> bytes:
+    """The figure of one [[figure]] block as the bytes of a file."""
+    with style():
+        return bytes_of(figure(rows, block, where), form)
+
+
+def bytes_of(made: Figure, form: str = "svg") -> bytes:
+    """A figure as the bytes of a file."""
+    buffer = io.BytesIO()
+    with style():
+        made.savefig(buffer, metadata=_META[f".{form}"], **_shape(f".{form}"))
+    return buffer.getvalue()
+
+
+def losses(curves: Mapping[str, Path]) -> bytes:
+    """The logged losses of one training a label, a panel each, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, few = 3, 5
+    height = -(-len(curves) // width)
+    made = Figure(figsize=(3.1 * min(width, len(curves)), 2.1 * height), layout="constrained")
+    FigureCanvasAgg(made)
+    with style():
+        grid = made.subplots(height, min(width, len(curves)), squeeze=False)
+        for axes in grid.flat[len(curves) :]:
+            axes.axis("off")
+        for axes, (label, path) in zip(grid.flat, curves.items(), strict=False):
+            found = pd.read_parquet(path)
+            for i, name in enumerate([c for c in found.columns if c != "step"][:few]):
+                color, _, dash = look(i)
+                axes.plot(found["step"], found[name], color=color, linestyle=dash, linewidth=1, label=name)
+            axes.set_title(label, loc="left", fontsize=9)
+            axes.legend(fontsize=6.5, frameon=False)
+            axes.tick_params(labelsize=7)
+            bare(axes, horizontal=True)
+        return bytes_of(made, "png")
+
+
+# Without a date and with fixed ids the same rows give the same bytes.
+_META: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+    ".png": {"Software": None},
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """How all figures are set, and that the same rows give the same bytes."""
     import matplotlib as mpl
 
-    # Without a date and with fixed ids the same rows give the same bytes.
-    meta: dict[str, Any] = {
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
-        ".png": {"Software": None},
-    }
-    with mpl.rc_context({"svg.hashsalt": "bench", "font.size": 9, "pdf.fonttype": 42}):
-        drawn = figure(rows, block, where)
-        shape: dict[str, Any] = {"format": path.suffix[1:], "bbox_inches": "tight", "pad_inches": 0.1}
-        with written(path) as temporary:
-            drawn.savefig(temporary, dpi=150, metadata=meta[path.suffix], **shape)
-    return path
+    return mpl.rc_context({"svg.hashsalt": "bench", "font.size": 9, "pdf.fonttype": 42})
+
+
+def _shape(suffix: str) -> dict[str, Any]:
+    return {"format": suffix[1:], "bbox_inches": "tight", "pad_inches": 0.1, "dpi": 150}
 
 
 def figure(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "figure") -> Figure:

@@ -1,8 +1,9 @@
-"""A finished table, and its four forms: terminal, Markdown, LaTeX, CSV. The same table gives the same bytes."""
+"""A finished table, and its forms: terminal, Markdown, LaTeX, HTML, CSV. The same table gives the same bytes."""
 
 from __future__ import annotations
 
 import csv as csv_module
+import html as html_module
 import io
 import textwrap
 from dataclasses import dataclass
@@ -195,6 +196,33 @@ def _tex_line(line: Line) -> str:
     cells = [rf"\textbf{{{_tex(e.text)}}}" if e.bold else _tex(e.text) for e in line.entries]
     cells = [c + sup(e.marks) for c, e in zip(cells, line.entries, strict=True)]
     return " & ".join([_tex(line.name) + sup(line.marks), *cells]) + r" \\"
+
+
+def html(table: Table) -> str:
+    """For a page: one <table> with caption and scopes, notes below; no style of its own."""
+    told = html_module.escape
+    lines = [f'<figure class="table" id="{told(table.name)}">', "<table>"]
+    lines += [f"<caption>{told(table.title)}</caption>", "<thead>"]
+    heads = "".join(f'<th scope="col">{told(head)}</th>' for head in (table.corner, *table.columns))
+    lines += [f"<tr>{heads}</tr>", "</thead>", "<tbody>", *map(_html_line, table.measured), "</tbody>"]
+    if table.published:
+        width = len(table.columns) + 1
+        head = f'<tr><th scope="rowgroup" colspan="{width}">{told(_RULE)}</th></tr>'
+        lines += ['<tbody class="published">', head, *map(_html_line, table.published), "</tbody>"]
+    lines += ["</table>", "<figcaption>", *(f"<p>{told(a)}</p>" for a in table.about)]
+    if table.footnotes:
+        lines += ["<ol>", *(f"<li>{told(n)}</li>" for n in table.footnotes), "</ol>"]
+    return "\n".join([*lines, "</figcaption>", "</figure>"]) + "\n"
+
+
+def _html_line(line: Line) -> str:
+    def sup(marks: tuple[int, ...]) -> str:
+        return f"<sup>{','.join(map(str, marks))}</sup>" if marks else ""
+
+    told = html_module.escape
+    cells = [f"<b>{told(e.text)}</b>" if e.bold else told(e.text) for e in line.entries]
+    cells = [f"<td>{c}{sup(e.marks)}</td>" for c, e in zip(cells, line.entries, strict=True)]
+    return f'<tr><th scope="row">{told(line.name)}{sup(line.marks)}</th>{"".join(cells)}</tr>'
 
 
 _FIELDS = (

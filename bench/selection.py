@@ -23,7 +23,7 @@ from bench.columns import (
     combine,
     latest,
     matching,
-    mixture,
+    mixtures,
     number,
     ran,
     text,
@@ -48,6 +48,7 @@ class Query:
     labels: Key = ()
     split: str = "test"
     select: str = "last"
+    mixed: bool = False  # average over different experiments, and say so
     lower: bool | Key | None = None  # metrics where less is better; None: told by the metric's name
     trials: str = "validation"  # of a search: on what the best one is chosen, or "oracle": on the test images
 
@@ -73,6 +74,7 @@ class Selection:
     )  # finite numbers of all splits: row, col, run, layer, metric, step, split, value codes
     keys: tuple[list[Key], list[Key], list[Key]]
     mirrored: bool = False  # "error" was made of top1
+    mixed: dict[str, str] = field(default_factory=dict)  # what was averaged over although it differs, by axis
     trials: int = 0  # of a search, of which one is shown
     warned: dict[tuple[Key, Key], list[str]] = field(
         default_factory=dict
@@ -161,11 +163,17 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
     before, frame = len(frame), _with_error(frame, query.metrics, query.place)
     fully, square = len(frame), (*query.rows, *(c for c in query.columns if c not in MEASURED))
     frame, trials = _best_trials(frame, query, square)
-    mixed = mixture(frame, square)
-    if mixed:
-        raise BenchError(f"{query.place}: {mixed}: choose with where, or add it to rows or columns")
-    numbers, keys = _numbers(frame, query)
-    found = Selection(query, [], [], {}, _planned(frame, query), frame, numbers, keys, fully > before, trials)
+    mixed = mixtures(frame, square)
+    if mixed and not query.mixed:
+        told = next(iter(mixed.values()))
+        raise BenchError(
+            f"{query.place}: {told}: choose with where, or add it to rows or columns; mixed = true averages over it"
+        )
+    run = (*RUN, *mixed)
+    numbers, keys = _numbers(frame, query, run)
+    planned_runs = _planned(frame, query, run)
+    found = Selection(query, [], [], {}, planned_runs, frame, numbers, keys)
+    found.mirrored, found.mixed, found.trials = fully > before, mixed, trials
     reason, reasons = codes(frame.loc[numbers.index], "reason")
     numbers["reason"] = reason
     chosen = choose(found, query.select)
@@ -176,7 +184,7 @@ def select(rows: pd.DataFrame, query: Query) -> Selection:
 
 
 def _numbers(
-    frame: pd.DataFrame, query: Query
+    frame: pd.DataFrame, query: Query, runs: Key
 ) -> tuple[pd.DataFrame, tuple[list[Key], list[Key], list[Key]]]:
     value = pd.to_numeric(frame["value"], errors="coerce").to_numpy(dtype=float)
     keep = ran(frame) & np.isfinite(value)
@@ -188,7 +196,7 @@ def _numbers(
     kept = frame[keep]
     row, row_keys = combine(kept, query.rows)
     col, col_keys = combine(kept, query.columns)
-    run, run_keys = combine(kept, RUN)
+    run, run_keys = combine(kept, runs)
     metric, metrics = codes(kept, "metric")
     sign = np.array([-1.0 if query.lower_is_better(m) else 1.0 for m in metrics])[metric]
     parts = {"row": row, "col": col, "run": run, "layer": codes(kept, "layer")[0]}
@@ -220,18 +228,18 @@ def choose(found: Selection, how: str) -> pd.DataFrame:
     return chosen
 
 
-_SERIES = ["row", "col", "run", "layer", "metric", "split"]
+SERIES = ["row", "col", "run", "layer", "metric", "split"]
 
 
 def _last(numbers: pd.DataFrame) -> pd.DataFrame:
     if np.isinf(numbers["step"]).all():
         return numbers
-    return numbers[numbers["step"] == numbers.groupby(_SERIES, sort=False)["step"].transform("max")]
+    return numbers[numbers["step"] == numbers.groupby(SERIES, sort=False)["step"].transform("max")]
 
 
 def _median(numbers: pd.DataFrame, count: int) -> pd.DataFrame:
-    newest = numbers.sort_values("step", kind="stable").groupby(_SERIES, sort=False).tail(count)
-    return newest.groupby(_SERIES, sort=False)["value"].median().reset_index()
+    newest = numbers.sort_values("step", kind="stable").groupby(SERIES, sort=False).tail(count)
+    return newest.groupby(SERIES, sort=False)["value"].median().reset_index()
 
 
 def _best(numbers: pd.DataFrame, by: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -275,10 +283,10 @@ def _warned(found: Selection, numbers: pd.DataFrame, reasons: list[str]) -> dict
 # ---- what was planned ------------------------------------------------------------------------------
 
 
-def _planned(frame: pd.DataFrame, query: Query) -> dict[tuple[Key, Key], dict[Key, str]]:
+def _planned(frame: pd.DataFrame, query: Query, run_columns: Key) -> dict[tuple[Key, Key], dict[Key, str]]:
     row, row_keys = combine(frame, query.rows)
     col, col_keys = combine(frame, [c for c in query.columns if c not in MEASURED])
-    run, run_keys = combine(frame, RUN)
+    run, run_keys = combine(frame, run_columns)
     state, states = combine(frame, ("status", "reason"))
     every = pd.DataFrame({"row": row, "col": col, "run": run, "state": state}).drop_duplicates()
     found: dict[tuple[Key, Key], dict[Key, str]] = {}

@@ -102,6 +102,29 @@ def holm(p: Sequence[float | None]) -> list[float]:
     return [float(v) for v in adjusted]
 
 
+RANK_PAIRS = 3  # below, an order says nothing
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """How alike two orders of the same k things are, in [-1, 1]."""
+
+    spearman: float
+    kendall: float  # tau-b: ties are counted
+    pairs: int
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> RankCorrelation | None:
+    """Of values in the same order of things; None below three, and where all of one side are equal."""
+    if len(a) < RANK_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    from scipy import stats  # half a second that most tables do not need
+
+    return RankCorrelation(
+        float(stats.spearmanr(a, b).statistic), float(stats.kendalltau(a, b).statistic), len(a)
+    )
+
+
 def _finite(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=float)
     if not np.isfinite(x).all():

@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import csv as csv_module
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench import squares
-from bench.artifacts import write_text
+from bench.artifacts import write_text, written
 from bench.blocks import SELECTION_KEYS, checked, query, texts
 from bench.columns import codes, combine, latest, ran, varying
-from bench.printed import published_lines
+from bench.printed import published_lines, rank_sentences
 from bench.records import COLUMNS, STATUSES, BenchError
 from bench.registry import suggest
-from bench.render import Table, csv, latex, markdown, terminal
+from bench.render import Table, csv, html, latex, markdown, terminal
 from bench.selection import Selection, select
 from bench.suite import Suite
 from bench.wording import data_sentences
 
 __all__ = [
+    "Exhibit",
     "Table",
     "build",
     "csv",
+    "exhibit",
     "frame",
+    "html",
     "latex",
     "markdown",
     "of_suite",
@@ -39,6 +43,8 @@ __all__ = [
     "write_markdown",
 ]
 
+_COUNTS = ("label_split", "label_noise", "seed", "threads", "target_split", "step", "attempt", "images_seen")
+NUMBERS = (*_COUNTS, "value", "train_seconds", "eval_seconds", "peak_memory_mb")
 _KEYS: dict[str, Any] = {
     **SELECTION_KEYS,
     "rows": (str, list),
@@ -59,7 +65,12 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A result table from its CSV, every column as text: what a number is, the reader of the column knows."""
+    """A result table from its CSV, every column as text: what a number is, the reader of the column knows.
+
+    Or from parquet, as ``bench export`` writes it: numbers as numbers, texts as categories.
+    """
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             head = next(csv_module.reader(file), [])
@@ -76,19 +87,84 @@ def read(path: Path) -> pd.DataFrame:
     return found
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        names = parquet.read_schema(path).names
+        missing = [c for c in COLUMNS if c not in names]
+        if missing:
+            raise BenchError(f"{path}: column {missing[0]!r} is missing: not a result table, or an older one")
+        texts_ = [c for c in COLUMNS if c not in NUMBERS]
+        found = parquet.read_table(path, columns=list(COLUMNS), read_dictionary=texts_)
+    except (OSError, pa.ArrowException) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise BenchError(f"{path}: cannot be read ({line}); write it anew with: bench export") from error
+    frame: pd.DataFrame = found.to_pandas()
+    unknown = set(frame["status"].unique()) - set(STATUSES)
+    if unknown:
+        raise BenchError(
+            f"{path}: status {min(map(str, unknown))!r} is unknown; write it anew with: bench export"
+        )
+    return frame
+
+
+def write_parquet(path: Path, rows: pd.DataFrame) -> None:
+    """The rows as parquet: tidy, numbers as numbers (empty where there is none), texts as dictionaries."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {}
+    for name in COLUMNS:
+        if name in NUMBERS:
+            columns[name] = pa.array(
+                pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float), from_pandas=True
+            )
+        else:
+            code, names = codes(rows, name)
+            used, places = pd.factorize(code)
+            columns[name] = pa.DictionaryArray.from_arrays(used.astype("int32"), [names[i] for i in places])
+    with written(path) as temporary:
+        parquet.write_table(pa.table(columns), temporary, compression="zstd")
+
+
 # ---- tables of a suite -----------------------------------------------------------------------------
 
 
-def of_suite(suite: Suite, rows: pd.DataFrame, name: str | None = None) -> list[Table]:
+@dataclass(frozen=True)
+class Exhibit:
+    """A table and what is behind it: for every column the measured one, None for differences."""
+
+    table: Table
+    columns: tuple[squares.Column | None, ...]
+
+
+def of_suite(
+    suite: Suite, rows: pd.DataFrame, name: str | None = None, *, mixed: bool = False
+) -> list[Table]:
     """The tables that a suite asks for (or the one of that name); without [[table]] blocks a summary."""
-    blocks = suite.tables or tuple(summary(rows))
+    return [e.table for e in exhibits(suite, rows, name, mixed=mixed)]
+
+
+def exhibits(
+    suite: Suite, rows: pd.DataFrame, name: str | None = None, *, mixed: bool = False
+) -> list[Exhibit]:
+    """The tables of a suite with what is behind them; ``mixed`` averages over different experiments, and says so."""
     place = f"{suite.path}: table"
+    asked = {"mixed": True} if mixed else {}
+    return [exhibit(rows, {**block, **asked}, place) for block in blocks_of(suite, rows, name)]
+
+
+def blocks_of(suite: Suite, rows: pd.DataFrame, name: str | None = None) -> list[Mapping[str, Any]]:
+    """The [[table]] blocks of a suite, or those of a summary."""
+    blocks = suite.tables or tuple(summary(rows))
     if name is not None:
         known = [str(b.get("name", "")) for b in blocks]
         if name not in known:
-            raise BenchError(f"{place}: there is no table {name!r}{suggest(name, known)}")
+            raise BenchError(f"{suite.path}: table: there is no table {name!r}{suggest(name, known)}")
         blocks = tuple(b for b in blocks if b.get("name") == name)
-    return [build(rows, block, place) for block in blocks]
+    return list(blocks)
 
 
 def summary(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -130,6 +206,11 @@ def write_markdown(path: Path, suite: Suite, tables: Sequence[Table]) -> None:
 
 def build(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "table") -> Table:
     """The table of one [[table]] block."""
+    return exhibit(rows, block, where).table
+
+
+def exhibit(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "table") -> Exhibit:
+    """The table of one [[table]] block, with what is behind it."""
     place = checked(block, _KEYS, where)
     columns = texts(block.get("columns", "metric"))
     if "metric" not in block and "metric" not in columns:
@@ -145,12 +226,15 @@ def build(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "table") ->
     if "baseline" in block:
         grid.add_differences(block["baseline"])
     lines = grid.lines()
+    about = [*data_sentences(found), *grid.sentences()]
     if "published" in block:
         lines += published_lines(block["published"], found, len(grid.heads), footnotes, place)
+        about += rank_sentences(block["published"], grid.columns, place)
     corner = " · ".join(_short(c) for c in found.query.rows)
-    about = (*data_sentences(found), *grid.sentences())
     title = block.get("title") or block["name"]
-    return Table(block["name"], title, corner, tuple(grid.heads), tuple(lines), about, tuple(footnotes.texts))
+    name, heads, texts_ = block["name"], tuple(grid.heads), tuple(footnotes.texts)
+    behind = [*grid.columns, *([None] * (len(heads) - len(grid.columns)))]
+    return Exhibit(Table(name, title, corner, heads, tuple(lines), tuple(about), texts_), tuple(behind))
 
 
 def _best_layer(rows: pd.DataFrame, block: Mapping[str, Any], found: Selection) -> Selection | None:

@@ -50,7 +50,7 @@ def data_sentences(found: Selection) -> list[str]:
     data = same if trained == judged else f"Trained on {_listed(trained)}; judged on {_listed(judged)}"
     inside = [f"{d} ({EMBEDDED[d]})" for d in dict.fromkeys((*trained, *judged)) if d in EMBEDDED]
     data += f". Embedded in the package: {_listed(inside)}" if inside else ""
-    return [f"{data}.", _metric_sentence(found), *_search_sentence(found)]
+    return [f"{data}.", _metric_sentence(found), *_search_sentence(found), *_mixed_sentences(found)]
 
 
 def _search_sentence(found: Selection) -> list[str]:
@@ -60,6 +60,10 @@ def _search_sentence(found: Selection) -> list[str]:
     if found.query.trials == "oracle":
         return [f"{told} on the TEST images: ORACLE, an upper limit and not a result."]
     return [f"{told} on validation images, for each column."]
+
+
+def _mixed_sentences(found: Selection) -> list[str]:
+    return [f"MIXED, as asked for: {told}." for told in found.mixed.values()]
 
 
 def _metric_sentence(found: Selection) -> str:

@@ -147,8 +147,9 @@ def test_table(finished, bench):
     assert bench("table", finished, "--format", "markdown").out.count("|") > 6
     assert bench("table", finished, "--format", "latex").out.count("\\\\") > 1
     assert "walker" in bench("table", finished, "--name", "all", "--format", "csv").out
+    assert '<th scope="row">walker</th>' in bench("table", finished, "--format", "html").out
     mistake(bench("table", finished, "--name", "al"), "there is no table 'al'; did you mean 'all'?")
-    mistake(bench("table", finished, "--format", "html"), "'html' is not one of 'terminal'")
+    mistake(bench("table", finished, "--format", "docx"), "'docx' is not one of 'terminal'")
 
 
 def test_the_rows_that_came_with_a_checkout_are_shown_beside_runs_of_other_suites(finished, bench, home):

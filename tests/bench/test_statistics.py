@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.statistics import holm, interval, paired
+from bench.statistics import holm, interval, paired, rank_correlation
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False)
 
@@ -98,3 +98,13 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.02, None]) == pytest.approx([0.04, 1.0])
     assert holm([]) == []
+
+
+def test_rank_correlation_by_hand():
+    # Orders 1 2 3 4 and 2 1 3 4: one of six pairs is turned, sum of squared differences 2.
+    found = rank_correlation([1.0, 2.0, 3.0, 4.0], [20.0, 10.0, 30.0, 40.0])
+    assert found.kendall == pytest.approx((5 - 1) / 6)
+    assert found.spearman == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert found.pairs == 4
+    assert rank_correlation([1.0, 2.0], [2.0, 1.0]) is None
+    assert rank_correlation([1.0, 1.0, 1.0], [2.0, 1.0, 3.0]) is None

@@ -272,6 +272,25 @@ def test_different_experiments_are_never_averaged():
         made(layered("a", {"conv1": 1.0, "conv2": 2.0}))
 
 
+def test_different_code_and_data_are_never_averaged_unless_asked_for():
+    two = [row("a", value=v, seed=v, code_digest=f"{c}:p") for v, c in ((1, "old"), (3, "new"))]
+    with pytest.raises(BenchError, match="a mixes code_digest = old:p, new:p: choose with where"):
+        made(two)
+    same = [{**r, "seed": 0} for r in two]
+    table = made(same, mixed=True)
+    assert texts(table) == {"a": ["2.0 ± 12.7"]}  # both runs of seed 0 count: 12.706 * 1.414 / 1.414
+    assert any(a.startswith("MIXED, as asked for: a mixes code_digest") for a in table.about)
+    # A training that starts from another one has that one's name, seed included, in its digest.
+    made([{**r, "init": f"random-s{r['seed']}"} for r in two])
+    with pytest.raises(BenchError, match="a mixes code_digest = :p, :q"):
+        made([row("a", value=v, seed=v, init="x", code_digest=f"{v}:{c}") for v, c in ((1, "p"), (3, "q"))])
+    with pytest.raises(BenchError, match="mixes split_digest = x, y"):
+        made([row("a", value=1.0, split_digest="x"), row("a", value=1.5, split_digest="y")])
+    made([row("a", value=1.0, label_split=s, split_digest=d) for s, d in ((0, "x"), (1, "y"))])
+    with pytest.raises(BenchError, match="mixed = true averages over it"):
+        made([row("a", value=1.0), row("a", value=2.0, seed=1, backbone="wide")])
+
+
 def test_a_name_is_needed_and_a_metric():
     with pytest.raises(BenchError, match="name is missing"):
         tables.build(tables.frame([row("a", value=1.0)]), {"metric": "top1"})

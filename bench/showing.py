@@ -1,0 +1,255 @@
+"""The commands that show results: tables, figures, the lecture, what is behind a number, what changed, exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.records import BenchError
+from bench.reporting import load, results_option, rows_of, runs_option, tell
+
+FORMS = ("terminal", "markdown", "latex", "html", "csv")
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--name", help="Only the table of this name.")
+@click.option("--format", "form", type=click.Choice(FORMS), default="terminal")
+@click.option("--mixed", is_flag=True, help="Average over different settings, data or code, and say so.")
+@runs_option
+@results_option
+def table(suite: str, name: str | None, form: str, mixed: bool, runs: Path, results: Path) -> int:
+    """The comparison tables of SUITE, from whatever rows are there.
+
+    SUITE may also be a table of the lecture (see `bench lecture`) or a file of rows (.csv, .parquet).
+    """
+    from bench import tables
+
+    made, damage = _exhibits(suite, runs, results, name, mixed=mixed)
+    click.echo("\n".join(getattr(tables, form)(one.table) for one in made).rstrip("\n"))
+    return tell(damage)
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--name", help="Only the figure of this name.")
+@click.option("--format", "form", type=click.Choice(["png", "pdf", "svg"]), default="png")
+@runs_option
+@results_option
+def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> int:
+    """The figures of SUITE (or a figure of the lecture), from whatever rows are there."""
+    from bench import lecture, plots
+
+    spec = lecture.find(suite, "figure")
+    if spec is not None:
+        path = results / f"lecture-{spec.name}.{form}"
+        drawn = lecture.figure(spec, _reader(runs, results), runs, path)
+        click.echo(drawn.path or f"{spec.name}: not there: {drawn.missing}")
+        return 0 if drawn.path else 2
+    loaded, frame, damage = rows_here(suite, runs, results)
+    for path in plots.of_suite(loaded, frame, results, name, form):
+        click.echo(path)
+    return tell(damage)
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(["png", "pdf", "svg"]), default="png", help="Of figures.")
+@runs_option
+@results_option
+def lecture(form: str, runs: Path, results: Path) -> int:
+    """All tables and figures of the lecture, measured beside published, from whatever results there are.
+
+    Writes results/lecture.md and results/lecture-*.png. What is not there yet is named with the reason.
+    """
+    from bench import lecture as lectures
+    from bench import tables
+    from bench.artifacts import write_text
+
+    read = _reader(runs, results)
+    specs = lectures.specs()
+    shown = [lectures.table(s, read) for s in specs if s.kind == "table"]
+    drawn = [
+        lectures.figure(s, read, runs, results / f"lecture-{s.name}.{form}")
+        for s in specs
+        if s.kind == "figure"
+    ]
+    write_text(results / "lecture.md", lectures.document(shown, drawn))
+    for one in shown:
+        if one.exhibit is not None:
+            click.echo(tables.terminal(one.exhibit.table))
+    for one in shown:
+        for line in one.missing:
+            click.echo(f"table {one.spec.name}: not there: {line}")
+    for figure in drawn:
+        told = figure.path or f"not there: {figure.missing}"
+        click.echo(f"figure {figure.spec.name}: {told}")
+    click.echo(f"all of it: {results / 'lecture.md'}", err=True)
+    return 0
+
+
+@click.command()
+@click.argument("table")
+@click.argument("row")
+@click.argument("column")
+@runs_option
+@results_option
+def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int:
+    """What is behind one number: TABLE (a suite's as SUITE:NAME, or one of the lecture's), ROW, COLUMN.
+
+    Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
+    """
+    from bench import provenance
+
+    suite, _, name = table.rpartition(":") if ":" in table else (table, "", "")
+    made, damage = _exhibits(suite, runs, results, name or None)
+    if len(made) > 1:
+        names = ", ".join(f"{suite}:{one.table.name}" for one in made)
+        raise BenchError(f"{suite} has several tables: name one of {names}")
+    click.echo(provenance.explain(provenance.behind(made[0], row, column), runs), nl=False)
+    return tell(damage)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@results_option
+def diff(a: str, b: str, results: Path) -> int:
+    """What changed from A to B: two files of rows (.csv, .parquet), or suites with results.
+
+    Paired where seeds agree. Ends with 0 when nothing changed, 1 when something did, 2 on bad input.
+    """
+    from bench import compare, tables
+
+    found = compare.changes(*(tables.read(_file(name, results)) for name in (a, b)))
+    for one in found:
+        click.echo(f"{one.name}\n    {one.before}  ->  {one.after}   {one.change}")
+    click.echo(f"{len(found)} differences" if found else "no difference")
+    return 1 if found else 0
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet")
+@runs_option
+@results_option
+def export(suite: str, form: str, runs: Path, results: Path) -> int:
+    """The rows of SUITE as results/SUITE.parquet: tidy, numbers as numbers; `bench table` reads it too."""
+    from bench import store, tables
+
+    loaded, frame, damage = rows_here(suite, runs, results)
+    path = results / f"{loaded.name}.{form}"
+    if form == "csv":
+        store.write_csv(path, frame.to_dict("records"))
+    else:
+        tables.write_parquet(path, frame)
+    click.echo(path)
+    return tell(damage)
+
+
+@click.command()
+@click.argument("suites", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), help="[default: report.html in --results]")
+@runs_option
+@results_option
+def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path) -> int:
+    """One HTML page of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results.
+
+    Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
+    """
+    from bench import report as reports
+    from bench import suite
+    from bench.artifacts import write_text
+
+    kept = [name for name in suite.builtin() if _kept(name, results)]
+    pool, sections, damage = reports.Pool(), [], []
+    for name in suites or ("lecture", *kept):
+        if name == "lecture":
+            sections.append(reports.of_lecture(_reader(runs, results), runs, pool))
+            continue
+        loaded, frame, wrong = rows_here(name, runs, results)
+        sections.append(reports.of_suite(loaded, frame, runs, pool))
+        damage += wrong
+    path = out or results / "report.html"
+    title = "representation-bench: " + (", ".join(s.title for s in sections) if suites else "results")
+    write_text(path, reports.page(title, sections, pool))
+    click.echo(path)
+    return tell(damage)
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str]]:
+    """A suite, its rows (from the runs where some are here, else from the result table), what is damaged."""
+    from bench import tables
+    from bench.suite import Suite
+
+    if suite.endswith((".csv", ".parquet")):
+        path = _file(suite, results)
+        return Suite(path.stem, path, "", None, ()), tables.read(path), []
+    loaded, planned = load(suite)
+    rows, damage = rows_of(loaded, planned, runs)
+    begun = damage or any(row["status"] not in {"pending", "skipped"} for row in rows)
+    kept = _kept(loaded.name, results)
+    if not begun and kept is not None:
+        return loaded, tables.read(kept), []
+    return loaded, tables.frame(rows), damage
+
+
+def _kept(name: str, results: Path) -> Path | None:
+    """The result table of a suite: as CSV, or as parquet."""
+    return next((p for p in (results / f"{name}.csv", results / f"{name}.parquet") if p.exists()), None)
+
+
+def _file(name: str, results: Path) -> Path:
+    if name.endswith((".csv", ".parquet")):
+        if not Path(name).is_file():
+            raise BenchError(f"{name}: there is no such file")
+        return Path(name)
+    kept = _kept(name, results)
+    if kept is None:
+        raise BenchError(
+            f"{name}: neither a file of rows (.csv, .parquet) nor a suite with results in {results}"
+        )
+    return kept
+
+
+def _reader(runs: Path, results: Path) -> Any:
+    """Rows of suites for the lecture: None where a suite has neither runs nor a result table."""
+    import functools
+
+    from bench import suite as suites
+    from bench import tables
+
+    @functools.cache
+    def read(name: str) -> Any:
+        kept = _kept(name, results)
+        if name not in suites.builtin():
+            return tables.read(kept) if kept else None
+        _, frame, _ = rows_here(name, runs, results)
+        begun = ~frame["status"].isin(["pending", "skipped"])
+        return frame if begun.any() else None
+
+    return read
+
+
+def _exhibits(
+    suite: str, runs: Path, results: Path, name: str | None, *, mixed: bool = False
+) -> tuple[list[Any], list[str]]:
+    """Tables with what is behind them: a suite's, a file's, or one of the lecture's."""
+    from bench import lecture as lectures
+    from bench import tables
+
+    spec = lectures.find(suite, "table")
+    if spec is not None:
+        shown = lectures.table(spec, _reader(runs, results))
+        if shown.exhibit is None:
+            raise BenchError(f"{suite}: not there: {'; '.join(shown.missing)}")
+        return [shown.exhibit], []
+    loaded, frame, damage = rows_here(suite, runs, results)
+    return tables.exhibits(loaded, frame, name, mixed=mixed), damage
+
+
+COMMANDS = (table, plot, lecture, report, explain, diff, export)
