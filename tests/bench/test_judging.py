@@ -139,7 +139,7 @@ def test_half_precision_is_another_cell_whose_rows_say_so(judge):
         parse(tomllib.loads(text.replace('features = ["float32", "float16"]\n', "")), Path("mine.toml"))
     )
     assert cell_id(silent.cell) == cell_id(cells[0].cell)  # the default leaves identities as they were
-    with pytest.raises(BenchError, match=r"target\.features must be float32 or float16, not 'int8'"):
+    with pytest.raises(BenchError, match=r"target\.features must be one of float32, float16, not 'int8'"):
         judge(text.replace("float16", "int8"))
 
 

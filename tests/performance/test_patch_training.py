@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _ratio import middle, tell
-from test_training import BAR, COUNT, CPU, WARM, Turns
+from _turns import BAR, COUNT, CPU, WARM, Turns
 
 from bench import registry
 from bench.cache import FileCache

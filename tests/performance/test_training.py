@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 from _plain import PLAIN
 from _ratio import middle, tell
+from _turns import BAR, COUNT, CPU, WARM, Turns
 
 from bench import registry
 from bench.cache import FileCache
@@ -17,11 +17,6 @@ from bench.contracts import TrainingSet
 from bench.data.sources import Resident
 from bench.records import Unit
 from bench.session import Session
-
-BAR = 0.9  # of the bare steps' images a second
-WARM = 2  # turns that are not counted
-CPU = torch.device("cpu")
-COUNT = 3000
 
 # Settings, backbone, side of the images, steps a turn, turns.
 CASES = {
@@ -112,22 +107,6 @@ class Bare:
         with torch.no_grad():
             taught = self.model(self.batch).float()
         return F.cross_entropy(scores, self.classes) + F.mse_loss(scores.softmax(1), taught.softmax(1))
-
-
-class Turns:
-    """Called after every step of the training: after ``steps`` of them it takes as many bare ones."""
-
-    def __init__(self, bare, steps):
-        self.bare, self.steps, self.pairs, self.begin = bare, steps, [], 0.0
-
-    def __call__(self, done, total):
-        if done % self.steps:
-            return
-        begin, between = self.begin, time.process_time()
-        for _ in range(self.steps):
-            self.bare.step()
-        self.begin = time.process_time()
-        self.pairs.append((self.begin - between, between - begin))
 
 
 @pytest.mark.slow
