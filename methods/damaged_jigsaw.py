@@ -15,6 +15,7 @@ from bench.augment import unit
 from bench.contracts import Backbone, DataShape, Draws, Frame, Model, Needs, Run, TrainingSet, initialize
 from methods._loop import Batch, Loop, State
 from methods.parts import ab_bins, lab, mlp, patch_looks, tile_maker, tiles, views
+from methods.parts.discriminators import fooling_loss, telling_loss
 from methods.parts.luma import Luma, luma
 from methods.parts.permutations import permutation_set
 from methods.parts.pictures import all_images
@@ -129,8 +130,9 @@ class DamagedJigsaw(Loop):
         made = model.parts["decoder"](joint)
         terms = {"inpainting": self.inpainting * F.mse_loss(made.float(), wanted)}
         if self.adversarial:
-            fooled, judged = tile_maker.adversarial_terms(model.parts["judge"], wanted, made)
-            terms |= {"adversarial": self.adversarial * fooled, "discriminator": judged}
+            judge = model.parts["judge"]
+            terms["adversarial"] = self.adversarial * fooling_loss(judge, made)
+            terms["discriminator"] = telling_loss(judge, wanted, made) / 2
         return terms
 
     def _coloring(self, model: Model, bins: Tensor, maps: Tensor, colored: Tensor, missing: Tensor) -> Tensor:

@@ -6,12 +6,10 @@ Radford, Metz & Chintala, DCGAN, ICLR 2016, in the form of Pathak et al., CVPR 2
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from methods.parts import gan
 from methods.parts.decoders import small_weights
-from methods.parts.normalization import unrecorded
 
 
 def discriminator(channels: int, side: int, width: int, generator: torch.Generator) -> nn.Sequential:
@@ -27,13 +25,9 @@ def discriminator(channels: int, side: int, width: int, generator: torch.Generat
 
 def telling_loss(judge: nn.Module, real: Tensor, made: Tensor) -> Tensor:
     """-log D(real) - log(1 - D(made)), means over the batch: its gradient reaches the judge alone."""
-    scores, others = judge(real.detach()).float(), judge(made.detach()).float()
-    return F.softplus(-scores).mean() + F.softplus(others).mean()
+    return gan.distinguish(judge(real.detach()), judge(made.detach()))
 
 
 def fooling_loss(judge: nn.Module, made: Tensor) -> Tensor:
     """-log D(made): its gradient reaches what made the images, and not the judge."""
-    fixed = {name: weight.detach() for name, weight in judge.named_parameters()}
-    with unrecorded(judge):
-        scores: Tensor = functional_call(judge, fixed, (made,))
-    return F.softplus(-scores.float()).mean()
+    return gan.deceive(gan.held(judge, made), "swapped")

@@ -10,17 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from methods.parts.normalization import unrecorded
+
 DECEPTIONS = ("minimax", "swapped")
 
 
 def held(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """What the network makes of its inputs, with a gradient to them and none to its own weights.
+    """What the network makes of its inputs, with a gradient to them and none to its own weights and statistics.
 
     Detached copies rather than ``requires_grad_(False)``: autocast would hand its cast of a weight from one
     pass to the other, and the gradient with it.
     """
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
-    scores: Tensor = functional_call(network, weights, inputs)
+    with unrecorded(network):
+        scores: Tensor = functional_call(network, weights, inputs)
     return scores
 
 

@@ -44,16 +44,3 @@ def discriminator(channels: int, side: int, width: int, generator: torch.Generat
     stack.extend([nn.Flatten(), nn.Linear(channels * side**2, 1)])
     initialize(stack, generator)
     return stack
-
-
-def adversarial_terms(judge: nn.Module, real: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-    """(what ``made`` is to lower, what ``judge`` is to lower): log-likelihoods as in Goodfellow et al., 2014.
-
-    Neither moves the other: the first sees the judge's weights as constants, the second the tiles.
-    """
-    fixed = {name: weight.detach() for name, weight in judge.named_parameters()}
-    fooled = torch.func.functional_call(judge, fixed, (made,)).float()
-    told = judge(torch.cat([real, made.detach()])).float()
-    truth = (torch.arange(len(told), device=told.device) < len(real)).to(told.dtype)[:, None]
-    as_real = F.binary_cross_entropy_with_logits(fooled, torch.ones_like(fooled))
-    return as_real, F.binary_cross_entropy_with_logits(told, truth)

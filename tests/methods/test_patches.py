@@ -21,6 +21,7 @@ from methods.counting import Counting, counting_terms
 from methods.damaged_jigsaw import DamagedJigsaw
 from methods.jigsaw import Jigsaw
 from methods.parts import ab_bins, lab, patch_looks, resampling, tile_maker, tiles
+from methods.parts.discriminators import fooling_loss, telling_loss
 from methods.parts.luma import Luma
 from methods.parts.permutations import permutation_set
 
@@ -493,7 +494,7 @@ def test_maker_and_judge_are_moved_by_their_own_terms_alone() -> None:
     judge = tile_maker.discriminator(1, 12, 4, generator)
     made, real = maker(torch.randn(5, 6, generator=generator)), torch.rand(5, 1, 12, 12, generator=generator)
     assert made.shape == real.shape
-    fooled, told = tile_maker.adversarial_terms(judge, real, made)
+    fooled, told = fooling_loss(judge, made), telling_loss(judge, real, made) / 2
     p, q = torch.sigmoid(judge(real)).double(), torch.sigmoid(judge(made)).double()
     assert float(told.detach()) == pytest.approx(
         -float((p.log().mean() + (1 - q).log().mean()).detach()) / 2, rel=1e-4
