@@ -264,7 +264,7 @@ def test_puzzles_patches_and_codes_are_the_papers(planned):
 
 def test_deep_infomax_on_cifar(planned):
     cells = planned("cifar_infomax")
-    assert {c.cell.training.budget for c in cells} == {"1000 epochs"}
+    assert {c.cell.training.budget for c in cells if c.label != "random"} == {"1000 epochs"}
     for label, weights in (("local_jsd", (0.0, 1.0, 0.1)), ("global_jsd", (1.0, 0.0, 1.0))):
         for cell in some(cells, label):
             method = cell.training.method
