@@ -131,10 +131,10 @@ def test_parts_stand_side_by_side_and_errors_are_ranked_against_errors():
 
 def test_varied_settings_become_rows_by_themselves():
     rows = [
-        row("instance_discrimination", protocol="knn", value=40.0 + d, method_settings=f'{{"dim": {d}}}')
+        row("instance_discrimination", layer="conv1", value=40.0 + d, method_settings=f'{{"dim": {d}}}')
         for d in (32, 64)
     ]
-    made = shown("instdisc_dim", lambda name: tables.frame(rows) if name == "instdisc_embedded" else None)
+    made = shown("imagenet_linear", lambda name: tables.frame(rows) if name == "lecture_embedded" else None)
     assert [x.name for x in made.exhibit.table.measured] == [
         "instance_discrimination · dim=32",
         "instance_discrimination · dim=64",

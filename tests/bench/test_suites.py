@@ -32,6 +32,15 @@ EMBEDDED = [
     "noise_embedded",
     "vat_epsilon_embedded",
 ]
+ABLATIONS = [
+    "rotations_embedded",
+    "jigsaw_embedded",
+    "inpainting_embedded",
+    "instdisc_embedded",
+    "deepcluster_embedded",
+    "infomax_embedded",
+    "cpc_embedded",
+]
 SKIPPED: dict[str, set[str]] = {}  # suite -> reasons that are meant; all others plan every cell
 
 
@@ -96,7 +105,10 @@ def test_every_table_is_made_of_no_result_and_finds_its_published_numbers(planne
         assert sum(filled) == len(block["published"]["columns"]), table.name
 
 
-@pytest.mark.parametrize("name", ["imagenet_linear", "cifar_svhn", *SEMI, *EMBEDDED])
+@pytest.mark.parametrize(
+    "name",
+    ["imagenet_linear", "cifar_svhn", "cifar_infomax", "lecture_embedded", *ABLATIONS, *SEMI, *EMBEDDED],
+)
 def test_figures_and_tables_are_about_labels_that_are_planned(planned, name):
     suite, labels = load(name), {p.label for p in planned(name)}
     protocols = {p.cell.protocol.name for p in planned(name)}
@@ -110,9 +122,9 @@ def test_figures_and_tables_are_about_labels_that_are_planned(planned, name):
 
 def test_how_much_imagenet_linear_is(planned):
     cells = planned("imagenet_linear")
-    assert len(plan.trainings(cells)) == 10
-    # 8 AlexNets x 2 probes x 2 targets; 3 x 2 non-linear; kNN of AlexNet; 2 residual networks x (probe, kNN).
-    assert len(cells) == 8 * 2 * 2 + 3 * 2 + 1 + 2 * 2
+    assert len(plan.trainings(cells)) == 20
+    # 18 AlexNets x 2 probes x 2 targets; 7 x 2 non-linear; kNN of AlexNet; 2 residual networks x (probe, kNN).
+    assert len(cells) == 18 * 2 * 2 + 7 * 2 + 1 + 2 * 2
     assert {p.cell.aim.validation for p in cells} == {0}
     assert {p.cell.training.data.dataset.name for p in cells} == {"imagenet"}
 
@@ -125,6 +137,14 @@ def test_how_much_imagenet_linear_is(planned):
         ("rotation", "rotnet", "30 epochs"),
         ("deepcluster", "deepcluster", "500 epochs"),
         ("instance_discrimination", "instance_discrimination", "200 epochs"),
+        ("context_prediction", "doersch", "19 epochs"),
+        ("jigsaw", "jigsaw", "70 epochs"),
+        ("context_encoder", "context_encoder", "5 epochs"),
+        ("colorization", "zhang", "28 epochs"),
+        ("split_brain", "split_brain", "28 epochs"),
+        ("counting", "caffenet", "40 epochs"),
+        ("bigan", "bigan", "100 epochs"),
+        ("noise_as_targets", "noise_as_targets", "100 epochs"),
     ],
 )
 def test_every_method_has_its_papers_alexnet_and_epochs(planned, label, variant, budget):
@@ -208,6 +228,118 @@ def test_deepcluster_and_instance_discrimination_on_imagenet(planned):
         )
         assert [200 * d for d in method.get("drops")] == pytest.approx([120, 160])
         assert settings(cell.protocol, "k", "temperature") == (200, 0.07)
+
+
+@pytest.mark.parametrize(
+    ("label", "steps"),
+    [
+        ("context_prediction", 1_700_000),
+        ("jigsaw", 350_000),
+        ("colorization", 450_000),
+        ("larsson_colorization", 2_000_000),
+        ("counting", 200_000),
+    ],
+)
+def test_epochs_are_the_papers_steps(planned, label, steps):
+    training = some(planned("imagenet_linear"), label)[0].training
+    epochs = int(training.budget.removesuffix(" epochs"))
+    assert epochs * 1_281_167 / training.method.get("batch_size") == pytest.approx(steps, rel=0.05)
+
+
+def test_puzzles_patches_and_codes_are_the_papers(planned):
+    cells = planned("imagenet_linear")
+    jigsaw = some(cells, "jigsaw")[0].training.method
+    assert settings(jigsaw, "crop", "tile", "permutations", "lr", "gray") == (225, 64, 1000, 0.01, 0.3)
+    context = some(cells, "context_prediction")[0].training.method
+    assert settings(context, "patch", "gap", "patch_jitter", "grid", "grids") == (96, 48, 7, 3, 4)
+    bigan = some(cells, "bigan")[0].training.method
+    assert settings(bigan, "crop", "resolution", "dim", "lr", "batch_size") == (112, 64, 200, 2e-4, 128)
+    noise = some(cells, "noise_as_targets")[0].training.method
+    assert settings(noise, "every", "lr", "batch_size", "momentum") == (3, 0.01, 256, 0.0)
+    color = some(cells, "colorization")[0].training
+    assert settings(color.method, "lr", "weight_decay", "batch_size", "crop") == (3e-5, 1e-3, 80, 180)
+    assert [450 * d for d in color.method.get("drops")] == pytest.approx([240, 300, 400], abs=2)
+    assert not color.backbone.get("top")  # nor of the other colorizers, which read convolutions alone
+
+
+def test_deep_infomax_on_cifar(planned):
+    cells = planned("cifar_infomax")
+    assert {c.cell.training.budget for c in cells if c.label != "random"} == {"1000 epochs"}
+    for label, weights in (("local_jsd", (0.0, 1.0, 0.1)), ("global_jsd", (1.0, 0.0, 1.0))):
+        for cell in some(cells, label):
+            method = cell.training.method
+            assert settings(method, "alpha", "beta", "gamma") == weights
+            assert settings(method, "lr", "batch_size", "optimizer", "layer", "dim") == (
+                1e-4,
+                64,
+                "adam",
+                "conv2",  # 128 maps of 8 x 8
+                64,
+            )
+    for cell in some(cells, "local_jsd", "mlp_probe"):
+        assert settings(cell.protocol, "hidden", "average_last") == ((200,), 100)
+
+
+# ---- the lecture's unsupervised half on scenes ---------------------------------------------------
+
+_ALL = {
+    "rotation", "jigsaw", "context_prediction", "damaged_jigsaw", "context_encoder", "colorization",
+    "larsson_colorization", "split_brain", "counting", "bigan", "noise_as_targets", "instance_discrimination",
+    "deepcluster", "deep_infomax", "cpc", "random", "random_rescaled", "raw_pixels", "mean_color", "supervised",
+}  # fmt: skip
+
+
+def test_the_lectures_half_has_every_method_at_one_budget(planned):
+    cells = planned("lecture_embedded")
+    assert {p.label for p in cells} == _ALL | {"random_plain"}
+    trained = {p.cell.training for p in cells if "lr" in dict(p.cell.training.method.settings)}
+    assert {t.budget for t in trained} == {60_000}
+    assert {t.seed for t in trained} == {0, 1, 2, 3, 4}
+    assert {t.threads for t in trained} == {1}
+    for label in sorted(_ALL):
+        (probe,) = {c.protocol for c in some(cells, label, "linear_probe")}
+        assert probe.get("layers") == ()
+        some(cells, label, "knn")
+        (svm,) = {c.protocol for c in some(cells, label, "linear_svm")}
+        assert (len(svm.get("costs")), svm.get("folds")) == (5, 3)
+    for label in sorted(_ALL - {"raw_pixels", "mean_color"}):
+        tuned = some(cells, label, "fine_tune")
+        assert sorted((c.aim.labels, c.aim.label_split) for c in tuned) == [(100, i) for i in range(5)]
+
+
+def test_cpc_has_an_untrained_net_of_its_own_beside_it(planned):
+    cells = planned("lecture_embedded")
+    nets = {some(cells, label)[0].training.backbone for label in ("cpc", "random_plain")}
+    assert [net.get("batch_norm") for net in nets] == [False]
+
+
+@pytest.mark.parametrize(
+    ("suite", "field", "values"),
+    [
+        ("rotations_embedded", "rotations", {2, 4, 8}),
+        ("jigsaw_embedded", "permutations", {8, 32, 100, 320, 1000}),
+        ("jigsaw_embedded", "distance", {"maximal", "middle", "minimal"}),
+        ("inpainting_embedded", "mask", {"central", "block", "region"}),
+        ("inpainting_embedded", "adversarial", {0.0, 0.001, 0.01, 0.1}),
+        ("instdisc_embedded", "softmax", {"parametric", "nonparametric", "nce"}),
+        ("instdisc_embedded", "negatives", {1, 10, 512, 4096}),
+        ("instdisc_embedded", "dim", {32, 64, 128, 256}),
+        ("deepcluster_embedded", "clusters", {10, 30, 60, 120, 240, 480, 960}),
+        ("infomax_embedded", "objective", {"dv", "jsd", "infonce"}),
+        ("infomax_embedded", "alpha", {0.0, 1.0}),
+        ("cpc_embedded", "steps", {1, 2, 3, 4, 5}),
+    ],
+)
+def test_ablations_vary_what_they_say_at_a_quarter_of_the_budget(planned, suite, field, values):
+    trainings = [p.cell.training for p in planned(suite) if field in dict(p.cell.training.method.settings)]
+    assert {t.method.get(field) for t in trainings} == values
+    assert {(t.budget, t.seed) for t in trainings} == {(15_000, seed) for seed in range(3)}
+
+
+def test_clusters_are_compared_epoch_by_epoch(planned):
+    cells = some(planned("deepcluster_embedded"), "deepcluster", "clustering")
+    assert len(cells) == 7 * 3
+    assert {c.training.method.get("every") for c in cells} == {1}
 
 
 # ---- RotNet and Instance Discrimination on CIFAR-10; the semi-supervised papers --------------------
