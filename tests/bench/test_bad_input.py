@@ -520,6 +520,7 @@ def test_a_reader_that_leaves_early_sees_no_traceback_and_loses_nothing(suite, h
     assert (home / "results" / "toy.md").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_the_next_run_goes_on_without_a_stdin(suite, home):
     slow = f'trouble = "slow", trouble_seed = 1, trouble_file = "{home}/begun"'
     path = suite(f"[methods]\nwalker = {{{slow}}}", top="seeds = 2")

@@ -83,6 +83,7 @@ def test_what_a_unit_raises_costs_its_own_task(suite, todo, places, kind, status
         assert "in two lines" in log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [("kill", "the worker died (signal 9)"), ("exit", "the worker stopped (exit code 7)")],
@@ -105,6 +106,7 @@ def test_a_worker_that_dies_costs_its_own_task_only_and_is_replaced(suite, todo,
     assert all(r["value"] != "" for r in rows(path, places) if r["seed"] != 1)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was_and_ends_equal(suite, todo, places, home, monkeypatch):
     once = trouble("kill", f', trouble_file = "{home}/struck"')
     path = suite(once, top='seeds = 2\nbudget = "4 epochs"')
@@ -121,6 +123,7 @@ def test_a_killed_training_goes_on_where_it_was_and_ends_equal(suite, todo, plac
     assert [r["value"] for r in rows(path, calm)] == [r["value"] for r in rows(path, places)]
 
 
+@pytest.mark.slow
 def test_processes_and_this_process_come_to_the_same_numbers(suite, todo, places, home):
     path = suite(
         "[methods]\nwalker = {noise = 0.1}\nnamer = {}", top="seeds = 2", protocols="norms = {}\nvotes = {}"
@@ -236,6 +239,7 @@ def test_workers_stop_with_their_parent(home, suite, blow):
         parent.wait()
 
 
+@pytest.mark.slow
 def test_what_a_unit_prints_does_not_spoil_the_conversation(toys, forgetting, suite, todo, places):
     path = toys / "toy_units" / "walker.py"
     path.write_text(

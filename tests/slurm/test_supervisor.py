@@ -59,6 +59,7 @@ def exit_of(made, index=0):
     return json.loads(made.file("exits", index).read_text())
 
 
+@pytest.mark.slow
 def test_a_pack_is_worked_off_and_says_so(suite, places, written):
     path = suite("[methods]\nwalker = {trouble = 'raise', trouble_seed = 1}", top="seeds = 3")
     made = written(path)
