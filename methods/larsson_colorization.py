@@ -14,7 +14,7 @@ from bench.contracts import Backbone, DataShape, Model, Needs, Run, TrainingSet
 from methods._loop import Batch, Loop, State
 from methods.parts import heads
 from methods.parts.gallery import examples, gallery, judged
-from methods.parts.hue_chroma import Intensity, color, expected, histograms, hue_chroma
+from methods.parts.hue_chroma import Intensity, around, color, expected, histograms, hue_chroma
 from methods.parts.hypercolumns import hypercolumns
 
 
@@ -66,18 +66,19 @@ class LarssonColorization(Loop):
         (view,) = batch.views
         places = self._places(batch, view)
         scores = self._scores(model, view, places)
-        hue, chroma = hue_chroma(view)
-        weight: dict[str, Tensor | float] = {"hue": self.hue * _at(chroma, places), "chroma": 1.0}
+        hue, chroma = hue_chroma(around(view, places, min(self.window, *view.shape[2:])))
+        own = around(view, places, 1)
+        weight: dict[str, Tensor | float] = {"hue": self.hue * hue_chroma(own)[1].flatten(), "chroma": 1.0}
         if self.fading:
-            light = _at(unit(view).float().mean(1), places)
+            light = unit(own).float().mean(1).flatten()
             weight["chroma"] = 3 * torch.minimum(light, 1 - light).clamp(max=1 / 3)
         return {
-            name: (weight[name] * self._divergence(scores[name], values, places)).mean()
+            name: (weight[name] * self._divergence(scores[name], values)).mean()
             for name, values in (("hue", hue), ("chroma", chroma))
         }
 
-    def _divergence(self, scores: Tensor, values: Tensor, places: Tensor) -> Tensor:
-        true = histograms(values, places, min(self.window, *values.shape[1:]), self.bins)
+    def _divergence(self, scores: Tensor, values: Tensor) -> Tensor:
+        true = histograms(values, self.bins)
         return F.kl_div(F.log_softmax(scores, 1), true, reduction="none").sum(1)
 
     def _places(self, batch: Batch, view: Tensor) -> Tensor:
@@ -115,9 +116,3 @@ class LarssonColorization(Loop):
         colored = color(hue, chroma, gray)
         run.picture("colorized", gallery([gray.unsqueeze(1).expand_as(images), colored, images]))
         return model
-
-
-def _at(values: Tensor, places: Tensor) -> Tensor:
-    """Values (N, H, W) at pixels (N, P, 2): (N P,)."""
-    width = values.shape[2]
-    return values.flatten(1).gather(1, places[..., 0] * width + places[..., 1]).flatten()

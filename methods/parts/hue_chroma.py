@@ -29,7 +29,7 @@ class Intensity(nn.Module):
 
 
 def hue_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Hue in [0, 1), 0 where there is no color, and chroma, max - min, in [0, 1]: (N, H, W) each."""
+    """Of (N, 3, ...), bytes or in [0, 1]: hue in [0, 1), 0 where there is no color, and chroma, max - min, (N, ...)."""
     planes = images.movedim(1, 0).contiguous()
     high = torch.maximum(torch.maximum(planes[0], planes[1]), planes[2])
     spread = (high - torch.minimum(torch.minimum(planes[0], planes[1]), planes[2])).float()
@@ -48,20 +48,28 @@ def color(hue: Tensor, chroma: Tensor, gray: Tensor) -> Tensor:
     return (pure + (gray.unsqueeze(1) - pure.mean(1, keepdim=True))).clamp(0, 1)
 
 
-def histograms(values: Tensor, places: Tensor, window: int, bins: int) -> Tensor:
-    """Shares (N P, bins) of values in [0, 1], (N, H, W), in squares of ``window`` pixels around places.
+def around(images: Tensor, places: Tensor, window: int) -> Tensor:
+    """Squares of ``window`` pixels around places, (N P, 3, window^2), of images (N, 3, H, W).
 
     :param places: int64 (N, P, 2), y and x; a square that would reach beyond the image is shifted inside.
     """
-    count, height, width = values.shape
-    reach = torch.arange(window, device=values.device)
+    count, channels, height, width = images.shape
+    reach = torch.arange(window, device=images.device)
     y, x = ((places[..., k] - window // 2).clamp(0, side - window) for k, side in enumerate((height, width)))
-    inside = (y[..., None] + reach)[..., None] * width + (x[..., None] + reach)[..., None, :]
-    first = torch.arange(count, device=values.device) * (height * width)
-    binned = (values * bins).long().clamp_(max=bins - 1).flatten()
-    found = binned[(inside + first.view(-1, 1, 1, 1)).flatten(2)].view(-1, window**2)
-    rows = torch.arange(len(found), device=values.device)[:, None] * bins
-    return torch.bincount((found + rows).flatten(), minlength=len(found) * bins).view(-1, bins) / window**2
+    first = y * width + x + torch.arange(count, device=images.device)[:, None] * (height * width)
+    rows = first.flatten()[:, None] + reach * width
+    flat = images.movedim(1, 0).reshape(-1)  # a plane after the other
+    rows = torch.arange(channels, device=images.device).view(-1, 1, 1) * (count * height * width) + rows
+    runs = flat.as_strided((len(flat) - window + 1, window), (1, 1))  # whole rows are copied, not pixels
+    found = runs.index_select(0, rows.flatten()).view(channels, -1, window**2)
+    return found.movedim(0, 1)
+
+
+def histograms(values: Tensor, bins: int) -> Tensor:
+    """Shares (M, bins) of values in [0, 1], (M, K)."""
+    binned = (values * bins).long().clamp_(max=bins - 1)
+    binned += torch.arange(len(values), device=values.device)[:, None] * bins
+    return torch.bincount(binned.flatten(), minlength=len(values) * bins).view(-1, bins) / values.shape[1]
 
 
 def expected(hue: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from methods.larsson_colorization import LarssonColorization
 from methods.parts.ab_bins import AbBins, gamut, rebalanced
 from methods.parts.decoders import ChannelwiseLinear, Painter, at_centers, pixel_classifier, rows
 from methods.parts.discriminators import discriminator, fooling_loss, telling_loss
-from methods.parts.hue_chroma import color, expected, histograms, hue_chroma
+from methods.parts.hue_chroma import around, color, expected, histograms, hue_chroma
 from methods.parts.hypercolumns import hypercolumns
 from methods.parts.joined import towers
 from methods.parts.lab import Channels, planes, to_lab, to_rgb
@@ -554,7 +554,7 @@ def test_histograms_count_a_window():
     values = torch.rand(2, 9, 8, generator=torch.Generator().manual_seed(0))
     values[0, 4, 4] = 1.0
     places = torch.tensor([[[4, 4], [0, 0], [8, 7]], [[3, 5], [5, 3], [4, 4]]])
-    found = histograms(values, places, 5, 32)
+    found = histograms(around(values[:, None], places, 5)[:, 0], 32)
     for row, (n, p) in enumerate(np.ndindex(2, 3)):
         y, x = (min(max(int(v), 2), side - 3) for v, side in zip(places[n, p], (9, 8), strict=True))
         inside = values[n, y - 2 : y + 3, x - 2 : x + 3].double().numpy()
