@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 
 import torch
+from _ratio import middle, tell
+
+from bench.cache import FileCache
+from bench.session import Session
 
 BAR = 0.9  # of the bare steps' images a second
 WARM = 2  # turns that are not counted
@@ -26,3 +30,32 @@ class Turns:
             self.bare.step()
         self.begin = time.process_time()
         self.pairs.append((self.begin - between, between - begin))
+
+
+def keeps_up(what, folder, method, build, bare, data, *, steps, turns, precision="fp32"):
+    """Whether a training is as fast as its bare steps, by ``turns`` turns of ``steps`` steps.
+
+    A busy moment is measured again: what is really slower falls short twice.
+
+    :param build: () -> a fresh model; ``bare``: (model, run) -> what has a ``step``.
+    """
+
+    def measure(place):
+        epochs = steps * (WARM + turns) / (COUNT // method.batch_size)
+        run = Session(
+            place,
+            seed=0,
+            device=CPU,
+            cache=FileCache(place),
+            precision=precision,
+            budget=f"{epochs:.4f} epochs",
+        )
+        run.report = watch = Turns(bare(build(), run), steps)
+        method.train(build(), data, run)
+        return middle(watch.pairs[WARM:])
+
+    ratio = measure(folder / "first")
+    if ratio < BAR:
+        ratio = measure(folder / "again")
+    tell(f"training, {what}", ratio, f"at least {BAR}")
+    return ratio >= BAR

@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from _ratio import middle, tell
-from _turns import BAR, COUNT, CPU, WARM, Turns
+from _turns import COUNT, keeps_up
 
 from bench import registry
-from bench.cache import FileCache
 from bench.contracts import TrainingSet
 from bench.data.sources import Resident
 from bench.records import Unit
-from bench.session import Session
 
 SIDE, BATCH = 64, 128
 STEPS, TURNS = 4, 20
@@ -95,17 +92,9 @@ def test_training_keeps_up_with_bare_steps(name, tmp_path, one_thread):
         model = method.build(backbone, data.shape, torch.Generator().manual_seed(0))
         return model.to(memory_format=torch.channels_last)
 
-    epochs = STEPS * (WARM + TURNS) / (COUNT // BATCH)
-    run = Session(
-        tmp_path,
-        seed=0,
-        device=CPU,
-        cache=FileCache(tmp_path),
-        budget=f"{epochs:.4f} epochs",
-    )
     patches = patches.contiguous(memory_format=torch.channels_last)
-    run.report = watch = Turns(Bare(method, build(), loss, patches, run), STEPS)
-    method.train(build(), data, run)
-    ratio = middle(watch.pairs[WARM:])
-    tell(f"training, {name}", ratio, f"at least {BAR}")
-    assert ratio >= BAR
+
+    def bare(model, run):
+        return Bare(method, model, loss, patches, run)
+
+    assert keeps_up(name, tmp_path, method, build, bare, data, steps=STEPS, turns=TURNS)
