@@ -196,7 +196,7 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
         chaos.counts["two submitters at once"] += 1
         chaos.rage(240)
         for one in chaos.submitters:
-            one.wait(300)
+            one.wait(600)  # against a hang: slices of a minute are short where libraries load slowly
         last = subprocess.run(
             [sys.executable, "-m", "bench", "submit", path, "--wait"],
             check=False,
