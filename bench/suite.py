@@ -92,13 +92,16 @@ def locate(name: str) -> Path:
 def load(name: str) -> Suite:
     """Read and check a suite by name or path."""
     path = locate(name)
+    return parse(_read(path), path)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise BenchError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse(raw, path)
 
 
 def parse(raw: Mapping[str, Any], path: Path) -> Suite:
@@ -273,24 +276,56 @@ def _seeds(value: Any, where: str) -> list[int]:
 def _units(kind: str, value: Any, defined: Any, where: str) -> dict[str, dict[str, Any]]:
     """``{label: {"name": unit, settings...}}`` of a table of settings, or of a list of names."""
     known = defined if isinstance(defined, dict) else {}
-    if isinstance(value, list):
-        value = {name: known.get(name, {}) for name in value}
-    if not isinstance(value, dict) or not value:
-        raise BenchError(f"{where} must be a list of names or a table of settings, not {value!r}")
+    entries = _entries(value, where)
+    known = {**entries, **known} if isinstance(value, list) else {**known, **entries}
     found = {}
-    for label, settings in value.items():
-        if not isinstance(settings, dict):
-            raise BenchError(f"{where}.{label} must be a table of settings, not {settings!r}")
-        name = str(settings.get("use", label))
+    for label in entries:
+        settings = _like(kind, label, known, where)
+        name = settings.pop("use")
         info = find(kind, name, f"{where}.{label}")
-        own = {k: v for k, v in settings.items() if k != "use"}
-        for key in own:
+        for key in settings:
             if key not in info.fields:
                 raise BenchError(
                     f"{where}.{label}: {kind} {name!r} has no field {key!r}{suggest(key, info.fields)}"
                 )
-        found[label] = {"name": name, **own}
+        found[label] = {"name": name, **settings}
     return found
+
+
+def _like(
+    kind: str, label: str, entries: Mapping[str, Any], where: str, taken: tuple[str, ...] = ("",)
+) -> dict[str, Any]:
+    """The settings of an entry, ``use`` among them: those of the one it is ``like``, but for what it writes itself.
+
+    ``like = "jigsaw"`` is an entry of the same suite, ``like = "lecture_embedded/jigsaw"`` one of another.
+
+    :param taken: the entries on the way here, as SUITE/LABEL.
+    """
+    settings = entries[label]
+    if not isinstance(settings, dict):
+        raise BenchError(f"{where}.{label} must be a table of settings, not {settings!r}")
+    if "like" not in settings:
+        return {**settings, "use": str(settings.get("use", label))}
+    suite, _, other = str(settings["like"]).rpartition("/")
+    if suite:
+        entries = _entries(_read(locate(suite)).get(f"{kind}s"), f"{suite}: {kind}s")
+    model = f"{suite or taken[-1].rpartition('/')[0]}/{other}"
+    if other not in entries or model in taken:
+        raise BenchError(
+            f"{where}.{label}: like must name another entry, of this suite or as SUITE/ENTRY of another, not"
+            f" {settings['like']!r}{suggest(other, entries)}"
+        )
+    found = _like(kind, other, entries, where, (*taken, model))
+    return {**found, **{k: v for k, v in settings.items() if k != "like"}}
+
+
+def _entries(value: Any, where: str) -> dict[str, Any]:
+    """A table of settings by label; a list of names is one without settings."""
+    if isinstance(value, list):
+        value = dict.fromkeys(map(str, value), {})
+    if not isinstance(value, dict) or not value:
+        raise BenchError(f"{where} must be a list of names or a table of settings, not {value!r}")
+    return value
 
 
 def _named(kind: str, value: Any, where: str) -> dict[str, Any]:

@@ -172,3 +172,39 @@ def test_an_unknown_built_in_suite_is_suggested(home):
 def test_a_file_name_that_cannot_name_results_is_told(file):
     with pytest.raises(BenchError, match="a suite's file name may hold letters, digits"):
         load(file(GOOD, "my suite.toml"))
+
+
+def methods(file, text, name="mine.toml"):
+    (grid,) = load(file(text, name)).grids
+    return grid["methods"]
+
+
+def test_an_entry_like_another_takes_its_settings_on(file):
+    found = methods(file, GOOD.replace("[protocols]", 'twin = {like = "fast", lr = 2}\n\n[protocols]'))
+    assert found["twin"] == {"name": "walker", "lr": 2}
+    assert found["fast"] == {"name": "walker", "lr": 1}
+
+
+def test_an_entry_like_one_of_another_suite(file):
+    other = file(GOOD, "other.toml")
+    text = GOOD.replace('fast = {use = "walker", lr = 1}', f'fast = {{like = "{other}/fast"}}')
+    assert methods(file, text)["fast"] == {"name": "walker", "lr": 1}
+    # In the other suite, "fast" is like a sibling there, not like the "walker" here.
+    file(GOOD.replace('use = "walker", lr = 1', 'like = "walker"'), "other.toml")
+    assert methods(file, text.replace("lr = 0.1", "lr = 0.5"))["fast"] == {"name": "walker", "lr": 0.1}
+
+
+@pytest.mark.parametrize("like", ['"fest"', '"fast"', '"twin"', "3", '"quick/fast"'])
+def test_like_must_name_another_entry(file, like):
+    text = GOOD.replace('use = "walker", lr = 1', f"like = {like}").replace(
+        "[protocols]", 'twin = {like = "fast"}\n\n[protocols]'
+    )
+    with pytest.raises(BenchError, match=r"mine\.toml: methods\.(fast|twin): like must name another entry"):
+        load(file(text))
+
+
+def test_two_suites_like_each_other_are_refused(file):
+    there, here = file(GOOD, "there.toml"), file(GOOD, "mine.toml")
+    file(GOOD.replace('use = "walker", lr = 1', f'like = "{here}/fast"'), "there.toml")
+    with pytest.raises(BenchError, match="fast: like must name another entry"):
+        load(file(GOOD.replace('use = "walker", lr = 1', f'like = "{there}/fast"')))
