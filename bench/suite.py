@@ -322,7 +322,7 @@ def _like(
 def _entries(value: Any, where: str) -> dict[str, Any]:
     """A table of settings by label; a list of names is one without settings."""
     if isinstance(value, list):
-        value = dict.fromkeys(map(str, value), {})
+        value = {name: {} for name in map(str, value)}
     if not isinstance(value, dict) or not value:
         raise BenchError(f"{where} must be a list of names or a table of settings, not {value!r}")
     return value
