@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +143,53 @@ def test_fifty_thousand_take_well_under_a_second():
     started = time.process_time()
     splits.labeled(labels, 4000, "speed", 0)
     assert time.process_time() - started < 0.8
+
+
+# The same under every Python that can be found here, in an environment of its own.
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = """
+import json, sys
+import numpy as np
+from bench.data import splits
+
+found = []
+for dataset, images, classes, n, *_ in json.loads(sys.argv[1]):
+    labels = np.arange(images) % classes
+    found.append([splits.split_digest(splits.labeled(labels, n, dataset, split))[:16] for split in (0, 4)])
+wrong = splits.noisy(np.arange(50_000) % 10, 0.5, "cifar10", 0, 10)
+held = splits.validation(np.arange(50_000) % 10, 500, "cifar10", 0)
+hidden = splits.unlabeled(np.ones(50_000, bool), 5000, "cifar10", 0)
+rest = [splits.split_digest(held), splits.split_digest(hidden), splits.split_digest(np.flatnonzero(wrong % 2))]
+print(json.dumps([list(sys.version_info[:2]), found, rest]))
+"""
+
+
+def interpreter(version):
+    """A Python that runs: of the PATH, or one that pyenv keeps."""
+    kept = (Path.home() / ".pyenv" / "versions").glob(f"{version}*/bin/python{version}")
+    for python in [shutil.which(f"python{version}"), *map(str, kept)]:
+        if (
+            python
+            and not subprocess.run([python, "-c", "import venv"], check=False, capture_output=True).returncode
+        ):
+            return python
+    pytest.skip(f"there is no python{version} here")
+
+
+def told_by(python):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [python, "-c", SCRIPT, json.dumps(PUBLISHED)]
+    return json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_splits_are_the_same_on_another_python(version, tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([interpreter(version), "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "numpy"], check=True)
+    ran, found, rest = told_by(str(python))
+    assert ran == [int(part) for part in version.split(".")]
+    assert found == [[first, fifth] for *_, first, fifth in PUBLISHED]
+    assert rest == told_by(sys.executable)[2]
