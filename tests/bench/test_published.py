@@ -158,3 +158,14 @@ def test_slips_are_told_in_one_line(call, says):
         call(published.table("L5_imagenet_linear", "test"))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_found_in_two_places_is_one_and_the_surer_source_counts():
+    numbers = published.pick(
+        published.table("ICT", "here"),
+        {"backbone": "CNN-13", "dataset": "CIFAR-10", "setting": "4000 labels"},
+        "here",
+    )
+    assert len(numbers) == 2
+    found = published.one(numbers, "ICT", "here")
+    assert (found["value"], found["status"]) == ("7.29", "verified")
