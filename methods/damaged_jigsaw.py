@@ -26,8 +26,7 @@ _SAMPLE = 64  # images a batch, and batches at most, that quantiles are estimate
 class DamagedJigsaw(Puzzle):
     """Tell the permutation, make the missing tile, and color the others; the encoder reads luma.
 
-    From description: no code was released. Puzzles are Noroozi & Favaro's; the weights of the missing tile's
-    two terms are those of Pathak et al., CVPR 2016.
+    Puzzles are Noroozi & Favaro's; the weights of the missing tile's two terms those of Pathak et al., CVPR 2016.
 
     :param inpainting: weight of the missing tile's mean squared error; ``adversarial``: that of fooling the
         discriminator (0: there is none); ``decoder_width``: maps of both next to the pixels.
@@ -38,6 +37,7 @@ class DamagedJigsaw(Puzzle):
     paper: ClassVar[str] = (
         "Kim, Cho, Yoo & Kweon, Learning Image Representations by Completing Damaged Jigsaw Puzzles, WACV 2018"
     )
+    from_description: ClassVar[str] = "no code was released; weights, decoder and bins are ours"
     needs: ClassVar[Needs] = Needs(color=True, min_side=48)
 
     inpainting: float = 0.999

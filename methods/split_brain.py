@@ -22,8 +22,8 @@ from methods.parts.levels import Levels
 class SplitBrain(Loop):
     """Two disjoint towers of half the width predict each other's channels; both together are the encoder.
 
-    The training was not released: how colors are encoded and descended on is from description, the optimizer that of
-    colorization by the same authors. What lies above the last tap is not trained: use a backbone without a top.
+    Colors are encoded by their nearest bin, and not rebalanced (section 4). The paper names no optimizer: it is that
+    of colorization by the same authors. What lies above the last tap is not trained: use a backbone without a top.
 
     :param split: two groups of the channels of one space, Lab or RGB: ``L|ab``, ``R|GB``, ``a|Lb``...
     :param loss: ``classification`` of the other's quantized channels, or ``regression`` to them (eq. 2, 3).
@@ -35,6 +35,7 @@ class SplitBrain(Loop):
     paper: ClassVar[str] = (
         "Zhang, Isola & Efros, Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction, CVPR 2017"
     )
+    from_description: ClassVar[str] = "the network was released, its training was not"
     needs: ClassVar[Needs] = Needs(color=True)
     distributed: ClassVar[bool] = True
 
@@ -50,7 +51,7 @@ class SplitBrain(Loop):
     stride: int = 16
     grid: float = 10.0
     neighbors: int = 1
-    levels: int = 100
+    levels: int = 50
     pair_levels: int = 16
 
     def __post_init__(self) -> None:

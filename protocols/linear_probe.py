@@ -51,6 +51,9 @@ class LinearProbe(Evaluation):
         "Gidaris, Singh & Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, "
         "ICLR 2018"
     )
+    from_description: ClassVar[str] = (
+        "zhang_resize alone: the layer of Caffe's fork that resized was not found"
+    )
     needs: ClassVar[TargetNeeds] = TargetNeeds(spatial=True)
 
     layers: tuple[str, ...] = ()
