@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from bench.augment import unit
 from bench.contracts import DataShape, Draws
 from methods._loop import Batch
 from methods.context_prediction import ContextPrediction
@@ -306,8 +307,7 @@ def test_a_turn_by_moving_pixels_leaves_no_trace() -> None:
 
     def cue(method: Rotation) -> Tensor:
         upright, turned = (method._turn_all(images, k) for k in (0, 1))
-        shown = torch.where(labels[:, None, None, None] == 1, turned, upright).double()
-        return roughness(shown if shown.max() > 1 else shown * 255) / 255
+        return roughness(unit(torch.where(labels[:, None, None, None] == 1, turned, upright)).double())
 
     check(
         "traces of turning",
@@ -334,7 +334,7 @@ def mirrors(patches: Tensor) -> Tensor:
     ids=lambda method: type(method).__name__,
 )
 def test_a_window_inside_the_image_shows_no_padding(method) -> None:
-    """A crop of the padded image shows the padding, here a mirror, in four of nine border tiles: .72 at best."""
+    """A crop of the padded image shows the padding, here a mirror, in four of nine border tiles: about .72 at best."""
     side = 64 if isinstance(method, ContextPrediction) else 63
     noise = torch.rand(COUNT, 3, side, side, generator=torch.Generator().manual_seed(5))
     shape = DataShape(2, COUNT, side, color=True, flip=False)
