@@ -80,7 +80,7 @@ class Counting(Loop):
         return 5 * views.area(shape, self.crop) / 4
 
     def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
-        """Eq. 5, its two terms apart; y is the image that follows in the batch."""
+        """Eq. 4, its two terms apart; y is the image that follows in the batch."""
         halved, quarters = self.parts(batch.views[0], batch.draws())
         pieces = views.channels_last(torch.cat([halved, quarters.flatten(0, 1)]))
         counted = model.parts["counter"](model.encoder(pieces)).float()
@@ -99,7 +99,7 @@ class Counting(Loop):
 
 
 def counting_terms(whole: Tensor, summed: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Eq. 5 of counts (N, d): |phi(D x) - sum|^2 and max(0, M - |phi(D y) - sum|^2), means over the batch."""
+    """Eq. 4 of counts (N, d): |phi(D x) - sum|^2 and max(0, M - |phi(D y) - sum|^2), means over the batch."""
     same = (whole - summed).square().sum(1)
     other = (whole.roll(-1, 0) - summed).square().sum(1)
     return same.mean(), (margin - other).clamp_min(0).mean()

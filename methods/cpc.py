@@ -22,7 +22,7 @@ class Cpc(Loop):
     """Encode overlapping patches, sum up the rows so far, and predict the rows below among all patches.
 
     The defaults are ImageNet's. It trains without batch norm, through which the patches of an image would know each
-    other: a backbone that has one is refused.
+    other: a backbone that has one is refused. The paper's views are cut from images of 300 pixels, here of 292.
 
     :param crop: side of the view; ``patch``, ``stride``: of the grid (7 x 7), in pixels.
     :param window: the defense: each patch shows a random window of so many pixels, padded back; 0: all of it.

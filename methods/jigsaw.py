@@ -20,9 +20,9 @@ from methods.parts import patch_looks, tiles, views
 class Jigsaw(Puzzle):
     """Classify by which of a set of permutations the tiles were shuffled; the encoder sees one tile at a time.
 
-    Paper: crop 225, 512 units a tile, every tile normalized, 30 % gray puzzles, channels shifted by +-2.
-    Release: crop 255, ``tile_dim`` 1024, ``normalize`` none, ``gray`` 0.5, ``projected`` 0.5, channels
-    shifted by 0 to 2 (which is +-1).
+    Paper: crop 225 (cells of 85 pixels beside its table 5), 512 units a tile, every tile normalized, 30 % gray
+    puzzles, channels shifted by +-2. Release: crop 255, ``tile_dim`` 1024, ``normalize`` none, ``gray`` 0.5,
+    ``projected`` 0.5, channels shifted by 0 to 2 (which is +-1).
 
     :param channel_shift: pixels by which each channel of a tile is moved, up to as many either way.
     :param gray: part of the puzzles without color; ``projected``: of the others, part without green-magenta.

@@ -52,7 +52,7 @@ class LinearProbe(Evaluation):
         "ICLR 2018"
     )
     from_description: ClassVar[str] = (
-        "zhang_resize alone: the layer of Caffe's fork that resized was not found"
+        "zhang_resize alone: bilinear by the text, the code of Caffe's layer was not found"
     )
     needs: ClassVar[TargetNeeds] = TargetNeeds(spatial=True)
 
