@@ -166,7 +166,8 @@ def list_(what: str | None, fields: bool) -> int:
         if what in (None, f"{kind}s"):
             click.secho(f"{kind}s", bold=True)
             for name, info in sorted(registry.units(kind).items()):
-                click.echo(f"  {name:22} {info.about}")
+                said = info.traits.get("from_description")
+                click.echo(f"  {name:22} {info.about}" + (f" [from description: {said}]" if said else ""))
                 for key, field in info.fields.items() if fields else ():
                     click.echo(f"      {key} = {field.default!r}  ({field.type})")
     return 0

@@ -1,7 +1,8 @@
 """The digest of code: what a result depends on, and nothing that it does not.
 
 A file counts by its syntax tree without docstrings, comments, annotations and positions, so that
-reformatting or documenting a unit keeps its results. A unit counts with the unit files that it
+reformatting or documenting a unit keeps its results; no more does it count what a unit says in
+:data:`DOCUMENTS`. A unit counts with the unit files that it
 imports (parts, loop, backbones, datasets); the harness core is covered by ``records.NUMERICS``.
 """
 
@@ -18,6 +19,9 @@ from bench.records import BenchError
 
 # Unit code of ours; a third party's whole package counts as its unit code.
 _OURS = ("methods", "protocols", "bench.backbones", "bench.data")
+
+# Class-level texts that only say where a unit comes from, and change nothing that it does.
+DOCUMENTS = ("from_description",)
 
 
 @functools.cache
@@ -72,7 +76,7 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 
 class _Strip(ast.NodeTransformer):
-    """Drops docstrings and annotations."""
+    """Drops docstrings, annotations and what documents a unit."""
 
     def _body(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
@@ -100,7 +104,10 @@ class _Strip(ast.NodeTransformer):
         node.annotation = None
         return node
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        documents = isinstance(node.target, ast.Name) and node.target.id in DOCUMENTS
+        if documents and ast.unparse(node.annotation).startswith("ClassVar"):
+            return None
         self.generic_visit(node)
         node.annotation = ast.Constant(None)
         return node

@@ -399,6 +399,9 @@ class Method(abc.ABC):
 
     kind: ClassVar[str] = "method"
     paper: ClassVar[str]  # authors, title, venue: where the algorithm comes from
+    # What could not be read in the authors' own code, and why: `bench list` says "from description". No part of
+    # a unit's digest (bench.code).
+    from_description: ClassVar[str] = ""
     sees_labels: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs()
     # What the model depends on; the plan collapses the other axes: "backbone", "budget", "data", "seed".
@@ -442,6 +445,7 @@ class Evaluation(abc.ABC):
 
     kind: ClassVar[str] = "protocol"
     paper: ClassVar[str]
+    from_description: ClassVar[str] = ""  # as a method's
     needs: ClassVar[TargetNeeds] = TargetNeeds()
 
     def taps(self, encoder: Encoder) -> Sequence[Tap]:

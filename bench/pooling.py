@@ -150,8 +150,8 @@ def pool(maps: Tensor, name: str, size: int = 0, layer: str = "") -> Tensor:
 
     - ``none``: as they are (also for features (N, D)).
     - ``adaptive_avg``, ``adaptive_max``: to a grid of ``size`` x ``size``.
-    - ``zhang_resize``: bilinear to 10/6/5/5/6 for conv1..conv5 (Zhang et al., ECCV 2016; the fork of Caffe
-      that did it is lost, bilinear without antialiasing is believed).
+    - ``zhang_resize``: bilinear to 10/6/5/5/6 for conv1..conv5 (Zhang et al., ECCV 2016; bilinear by
+      their text, CVPR 2017, section 4.1.1; the fork of Caffe that did it is lost, no antialiasing is believed).
     - ``goyal_avg``, ``goyal_jigsaw_avg``: averages over windows by layer, for CaffeNet and for the Jigsaw
       AlexNet with conv1 of stride 2, at 227 px (Goyal et al., ICCV 2019).
     - ``rotnet_max``: adaptive maximum to 12/7/5/6/6 (Gidaris et al., ICLR 2018).

@@ -283,6 +283,7 @@ def describe(module: str) -> list[dict[str, Any]]:
 
 
 _TRAITS = (
+    "from_description",
     "sees_labels",
     "depends_on",
     "distributed",

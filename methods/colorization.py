@@ -29,7 +29,7 @@ class Colorization(Loop):
     The paper weights a pixel's loss, the release its gradient, which is the same descent. The paper encodes by the 5
     nearest bins, the release by 10. What lies above the last tap is not trained: use a backbone without a top.
 
-    :param stride: pixels between predictions, in powers of the last tap's stride: finer by a pixel shuffle.
+    :param stride: pixels between predictions; finer than the last tap's by a pixel shuffle.
     :param grid: step of the ab grid; ``neighbors``, ``sigma``: of the soft encoding.
     :param uniform: lambda of the rebalancing; 1: all colors weigh the same. The prior is that of the training set.
     :param colorless: what is left out of the loss: ``images`` without any color (|a|, |b| at most 5; the release),

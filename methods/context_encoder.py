@@ -44,6 +44,9 @@ class ContextEncoder(Loop):
     paper: ClassVar[str] = (
         "Pathak, Krähenbühl, Donahue, Darrell & Efros, Context Encoders: Feature Learning by Inpainting, CVPR 2016"
     )
+    from_description: ClassVar[str] = (
+        "the inpainting network's training was released, that of the AlexNet was not"
+    )
     distributed: ClassVar[bool] = True
 
     optimizer: str = "adam"

@@ -21,8 +21,8 @@ _WINDOWS = 0xC9C  # tells the draws of the patches' windows apart
 class Cpc(Loop):
     """Encode overlapping patches, sum up the rows so far, and predict the rows below among all patches.
 
-    The defaults are ImageNet's, from the paper's description: its authors released no code. It trains without
-    batch norm, through which the patches of an image would know each other: a backbone that has one is refused.
+    The defaults are ImageNet's. It trains without batch norm, through which the patches of an image would know each
+    other: a backbone that has one is refused. The paper's views are cut from images of 300 pixels, here of 292.
 
     :param crop: side of the view; ``patch``, ``stride``: of the grid (7 x 7), in pixels.
     :param window: the defense: each patch shows a random window of so many pixels, padded back; 0: all of it.
@@ -36,6 +36,7 @@ class Cpc(Loop):
     paper: ClassVar[str] = (
         "van den Oord, Li & Vinyals, Representation Learning with Contrastive Predictive Coding, arXiv 2018"
     )
+    from_description: ClassVar[str] = "no code was released; the context's masked convolutions are ours"
     needs: ClassVar[Needs] = Needs(batch_norm_free=True)
 
     lr: float = 2e-4

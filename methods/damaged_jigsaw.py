@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,28 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.augment import unit
-from bench.contracts import Backbone, DataShape, Draws, Frame, Model, Needs, Run, TrainingSet, initialize
-from methods._loop import Batch, Loop, State
-from methods.parts import ab_bins, lab, mlp, patch_looks, tile_maker, tiles, views
+from bench.contracts import Backbone, DataShape, Draws, Model, Needs, Run, TrainingSet, initialize
+from methods._loop import Batch, State
+from methods._puzzle import Puzzle
+from methods.parts import ab_bins, lab, patch_looks, tile_maker, tiles
 from methods.parts.discriminators import fooling_loss, telling_loss
 from methods.parts.luma import Luma, luma
-from methods.parts.permutations import permutation_set
 from methods.parts.pictures import all_images
 
 _SAMPLE = 64  # images a batch, and batches at most, that quantiles are estimated on
 
 
 @dataclass(frozen=True)
-class DamagedJigsaw(Loop):
+class DamagedJigsaw(Puzzle):
     """Tell the permutation, make the missing tile, and color the others; the encoder reads luma.
 
-    From description: no code was released. Puzzles are Noroozi & Favaro's; the weights of the missing tile's
-    two terms are those of Pathak et al., CVPR 2016.
+    Puzzles are Noroozi & Favaro's; the weights of the missing tile's two terms those of Pathak et al., CVPR 2016.
 
-    :param crop: the puzzle's side in pixels; ``grid`` x ``grid`` cells, a tile of ``tile`` pixels anywhere in each.
-    :param augment: ``window`` (never mirrored; ``scale``: () or its part of the image's area) or a common one.
-    :param permutations: how many; ``distance``: which, see :mod:`methods.parts.permutations`.
-    :param tile_dim: units of a layer on each tile's features (0: none); ``hidden``: of those on all of them.
     :param inpainting: weight of the missing tile's mean squared error; ``adversarial``: that of fooling the
         discriminator (0: there is none); ``decoder_width``: maps of both next to the pixels.
     :param coloring: weight of the cross-entropy of ab bins; ``quantiles``: per axis, estimated on the training
@@ -43,23 +37,9 @@ class DamagedJigsaw(Loop):
     paper: ClassVar[str] = (
         "Kim, Cho, Yoo & Kweon, Learning Image Representations by Completing Damaged Jigsaw Puzzles, WACV 2018"
     )
+    from_description: ClassVar[str] = "no code was released; weights, decoder and bins are ours"
     needs: ClassVar[Needs] = Needs(color=True, min_side=48)
 
-    lr: float = 0.01
-    batch_size: int = 256
-    schedule: str = "step"
-    drops: tuple[float, ...] = (2 / 7, 4 / 7, 6 / 7)
-    augment: str = "window"
-    scale: tuple[float, ...] = ()  # type: ignore[assignment]  # the loop's is never empty
-    crop: int = 225
-    grid: int = 3
-    tile: int = 64
-    permutations: int = 1000
-    distance: str = "maximal"
-    normalize: str = "mean_std"
-    tile_dim: int = 512
-    hidden: tuple[int, ...] = (4096,)
-    dropout: float = 0.5
     inpainting: float = 0.999
     adversarial: float = 0.001
     decoder_width: int = 64
@@ -67,20 +47,17 @@ class DamagedJigsaw(Loop):
     quantiles: int = 0
     finer: int = 4
 
-    def __post_init__(self) -> None:
-        tiles.room("damaged_jigsaw", self.tile, self.crop // self.grid)
-
     def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:
         """The encoder, a classifier on all tiles, a decoder of one, a layer of colors; a discriminator."""
         encoder = backbone.build(generator=generator, in_channels=1, input=Luma())
-        widths = (encoder.dim, self.tile_dim) if self.tile_dim else (encoder.dim,)
-        joint, drop = widths[-1] * self.grid**2, self.dropout
         bins = self.quantiles**2 or len(ab_bins.gamut())
         colors = nn.Conv2d(encoder.channels[encoder.layers[-1]], bins * self.finer**2, 1)
         initialize(colors, generator)
+        tile, puzzle = self.context_free(encoder, generator)
+        joint = (self.tile_dim or encoder.dim) * self.grid**2
         parts = {
-            "tile": mlp.relu_layers(widths, generator, dropout=drop),
-            "puzzle": mlp.classifier((joint, *self.hidden), self.permutations, generator, dropout=drop),
+            "tile": tile,
+            "puzzle": puzzle,
             "decoder": tile_maker.TileDecoder(joint, 1, self.tile, self.decoder_width, generator),
             "colors": nn.Sequential(colors, nn.PixelShuffle(self.finer)),
         }
@@ -90,22 +67,13 @@ class DamagedJigsaw(Loop):
 
     def state(self, model: Model, data: TrainingSet, run: Run) -> State:
         """The permutations (count, tiles) and the centers of the color bins (Q, 2)."""
-        chosen = permutation_set(self.grid**2, self.permutations, self.distance)
         centers = self._quantiles(data) if self.quantiles else ab_bins.gamut()
-        return {"permutations": chosen.to(run.device, copy=True), "bins": centers.to(run.device, copy=True)}
+        return super().state(model, data, run) | {"bins": centers.to(run.device, copy=True)}
 
     def _quantiles(self, data: TrainingSet) -> Tensor:
         shown = itertools.islice(all_images(data.images, data.shape, _SAMPLE), _SAMPLE)
         small = torch.cat([F.adaptive_avg_pool2d(unit(batch), 16) for batch in shown])
         return ab_bins.quantile_bins(lab.to_lab(small, "ab").movedim(1, -1).reshape(-1, 2), self.quantiles)
-
-    def frames(self, shape: DataShape) -> Sequence[Frame]:
-        """The puzzle, whole."""
-        return (tiles.frame(self.augment, shape, self.crop, self.scale, self.jitter),)
-
-    def passes(self, shape: DataShape) -> float:
-        """Tiles count by their area."""
-        return self.grid**2 * views.area(shape, self.tile)
 
     def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
         """Cross-entropy of the permutation, error and realism of the missing tile, cross-entropy of colors."""
@@ -113,7 +81,7 @@ class DamagedJigsaw(Loop):
         which = draws.integers(self.permutations)
         missing = F.one_hot(draws.integers(self.grid**2), self.grid**2).flatten().bool()
         colored = self._shuffled(batch.views[0], state["permutations"][which], draws)
-        whole = model.encoder.input(patch_looks.standardize(luma(colored), self.normalize))
+        whole = model.encoder.input(self._grayed(colored))
         maps = model.encoder.trunk(whole.masked_fill(missing[:, None, None, None], 0.0))
         joint = model.parts["tile"](model.encoder.pool(maps)).view(len(batch), -1)
         terms = {"puzzle": F.cross_entropy(model.parts["puzzle"](joint).float(), which)}
@@ -122,9 +90,11 @@ class DamagedJigsaw(Loop):
 
     def _shuffled(self, view: Tensor, orders: Tensor, draws: Draws) -> Tensor:
         """Tiles (N K, 3, s, s) in [0, 1] of puzzles (N, 3, crop, crop): place k shows tile ``orders[:, k]``."""
-        cell = self.crop // self.grid
-        corners = tiles.scattered(draws, self.grid, cell, tiles.room("damaged_jigsaw", self.tile, cell))
-        return unit(tiles.cut(view, corners.take_along_dim(orders[:, :, None], 1), self.tile).flatten(0, 1))
+        return unit(tiles.cut(view, self.corners(orders, draws), self.tile).flatten(0, 1))
+
+    def _grayed(self, colored: Tensor) -> Tensor:
+        """All that is shown of tiles: (N K, 1, s, s)."""
+        return patch_looks.standardize(luma(colored), self.normalize)
 
     def _inpainting(self, model: Model, joint: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         made = model.parts["decoder"](joint)

@@ -27,6 +27,7 @@ class EntropyMinimization(ApartLoop):
     """
 
     paper: ClassVar[str] = "Grandvalet & Bengio, Semi-supervised Learning by Entropy Minimization, NIPS 2004"
+    from_description: ClassVar[str] = "no code of the paper was found; a network's entropy term is VAT's"
     distributed: ClassVar[bool] = True
 
     lr: float = 0.003

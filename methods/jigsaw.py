@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,26 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.augment import unit
-from bench.contracts import Backbone, DataShape, Draws, Frame, Model, Needs, Run, TrainingSet
-from methods._loop import Batch, Loop, State
-from methods.parts import mlp, patch_looks, tiles, views
-from methods.parts.permutations import permutation_set
+from bench.contracts import Backbone, DataShape, Draws, Model, Needs
+from methods._loop import Batch, State
+from methods._puzzle import Puzzle
+from methods.parts import patch_looks, tiles, views
 
 
 @dataclass(frozen=True)
-class Jigsaw(Loop):
+class Jigsaw(Puzzle):
     """Classify by which of a set of permutations the tiles were shuffled; the encoder sees one tile at a time.
 
-    Paper: crop 225, 512 units a tile, every tile normalized, 30 % gray puzzles, channels shifted by +-2.
-    Release: crop 255, ``tile_dim`` 1024, ``normalize`` none, ``gray`` 0.5, ``projected`` 0.5, channels
-    shifted by 0 to 2 (which is +-1).
+    Paper: crop 225 (cells of 85 pixels beside its table 5), 512 units a tile, every tile normalized, 30 % gray
+    puzzles, channels shifted by +-2. Release: crop 255, ``tile_dim`` 1024, ``normalize`` none, ``gray`` 0.5,
+    ``projected`` 0.5, channels shifted by 0 to 2 (which is +-1).
 
-    :param crop: the puzzle's side in pixels; ``grid`` x ``grid`` cells with a tile of ``tile`` pixels anywhere
-        in each; a tile keeps ``channel_shift`` pixels to its cell's border, for its channels to move in.
-    :param augment: ``window`` (never mirrored; ``scale``: () or its part of the image's area) or a common one.
-    :param permutations: how many; ``distance``: which, see :mod:`methods.parts.permutations`.
+    :param channel_shift: pixels by which each channel of a tile is moved, up to as many either way.
     :param gray: part of the puzzles without color; ``projected``: of the others, part without green-magenta.
-    :param tile_dim: units of a layer on each tile's features (0: none); ``hidden``: of those on all of them.
     """
 
     paper: ClassVar[str] = (
@@ -39,49 +34,20 @@ class Jigsaw(Loop):
     needs: ClassVar[Needs] = Needs(min_side=48)
     distributed: ClassVar[bool] = True
 
-    lr: float = 0.01
-    batch_size: int = 256
-    schedule: str = "step"
-    drops: tuple[float, ...] = (2 / 7, 4 / 7, 6 / 7)
-    augment: str = "window"
-    scale: tuple[float, ...] = ()  # type: ignore[assignment]  # the loop's is never empty
-    crop: int = 225
-    grid: int = 3
-    tile: int = 64
-    permutations: int = 1000
-    distance: str = "maximal"
     gray: float = 0.3
     channel_shift: int = 2
     projected: float = 0.0
-    normalize: str = "mean_std"
-    tile_dim: int = 512
-    hidden: tuple[int, ...] = (4096,)
-    dropout: float = 0.5
 
-    def __post_init__(self) -> None:
-        tiles.room("jigsaw", self.tile, self.crop // self.grid, self.channel_shift)
+    @property
+    def margin(self) -> int:
+        """For the channels to move in."""
+        return self.channel_shift
 
     def build(self, backbone: Backbone, shape: DataShape, generator: torch.Generator) -> Model:
         """The encoder, a layer on each tile, and a classifier on all tiles."""
         encoder = backbone.build(generator=generator)
-        widths = (encoder.dim, self.tile_dim) if self.tile_dim else (encoder.dim,)
-        tile = mlp.relu_layers(widths, generator, dropout=self.dropout)
-        joint = (widths[-1] * self.grid**2, *self.hidden)
-        puzzle = mlp.classifier(joint, self.permutations, generator, dropout=self.dropout)
+        tile, puzzle = self.context_free(encoder, generator)
         return Model(encoder, parts={"tile": tile, "puzzle": puzzle})
-
-    def state(self, model: Model, data: TrainingSet, run: Run) -> State:
-        """The permutations (count, tiles)."""
-        chosen = permutation_set(self.grid**2, self.permutations, self.distance)
-        return {"permutations": chosen.to(run.device, copy=True)}
-
-    def frames(self, shape: DataShape) -> Sequence[Frame]:
-        """The puzzle, whole."""
-        return (tiles.frame(self.augment, shape, self.crop, self.scale, self.jitter),)
-
-    def passes(self, shape: DataShape) -> float:
-        """Tiles count by their area."""
-        return self.grid**2 * views.area(shape, self.tile)
 
     def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
         """The cross-entropy of the permutation (section 3.2)."""
@@ -93,10 +59,7 @@ class Jigsaw(Loop):
 
     def _shuffled(self, view: Tensor, orders: Tensor, draws: Draws) -> Tensor:
         """Tiles (N K, 3, s, s) of puzzles (N, 3, crop, crop): place k shows tile ``orders[:, k]``."""
-        cell = self.crop // self.grid
-        room = tiles.room("jigsaw", self.tile, cell, self.channel_shift)
-        corners = tiles.scattered(draws, self.grid, cell, room) + self.channel_shift
-        corners = corners.take_along_dim(orders[:, :, None], 1)
+        corners = self.corners(orders, draws)
         grays, projected = draws.coin(self.gray), draws.coin(self.projected)
         if self.channel_shift:
             corners = tiles.channels_apart(corners, draws, self.channel_shift, still=grays)

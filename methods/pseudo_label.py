@@ -30,6 +30,7 @@ class PseudoLabel(ApartLoop):
     paper: ClassVar[str] = (
         "Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method, ICML workshop 2013"
     )
+    from_description: ClassVar[str] = "no code of its author was found"
     distributed: ClassVar[bool] = True
 
     lr: float = 0.015

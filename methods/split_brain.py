@@ -22,11 +22,11 @@ from methods.parts.levels import Levels
 class SplitBrain(Loop):
     """Two disjoint towers of half the width predict each other's channels; both together are the encoder.
 
-    The training was not released: how colors are encoded and descended on is from description, the optimizer that of
-    colorization by the same authors. What lies above the last tap is not trained: use a backbone without a top.
+    Colors are encoded by their nearest bin alone and not rebalanced (appendix B). The paper names no optimizer: it
+    is that of colorization by the same authors. What lies above the last tap is not trained: use a backbone without a top.
 
     :param split: two groups of the channels of one space, Lab or RGB: ``L|ab``, ``R|GB``, ``a|Lb``...
-    :param loss: ``classification`` of the other's quantized channels, or ``regression`` to them (eq. 2, 3).
+    :param loss: ``classification`` of the other's quantized channels, (eq. 2), or ``regression`` to them (eq. 1).
     :param stride: pixels between predictions; finer than the last tap's by a pixel shuffle.
     :param grid: step of the ab bins; ``neighbors``: bins that encode a color (1: the nearest alone).
     :param levels: of a channel predicted alone; ``pair_levels``: of each of two, where these are not a and b.
@@ -35,6 +35,7 @@ class SplitBrain(Loop):
     paper: ClassVar[str] = (
         "Zhang, Isola & Efros, Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction, CVPR 2017"
     )
+    from_description: ClassVar[str] = "the network was released, its training was not"
     needs: ClassVar[Needs] = Needs(color=True)
     distributed: ClassVar[bool] = True
 
@@ -50,7 +51,7 @@ class SplitBrain(Loop):
     stride: int = 16
     grid: float = 10.0
     neighbors: int = 1
-    levels: int = 100
+    levels: int = 50
     pair_levels: int = 16
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class SplitBrain(Loop):
         return Levels(names, self.levels if len(names) == 1 else self.pair_levels)
 
     def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
-        """Eq. 4: both towers' losses, each on the channels that it does not see."""
+        """Eq. 3: both towers' losses, each on the channels that it does not see."""
         (view,) = batch.views
         groups = self.split.split("|")
         maps = towers(model.encoder, view, model.encoder.layers[-1])
@@ -95,7 +96,7 @@ class SplitBrain(Loop):
         }
 
     def _distance(self, model: Model, target: str, scores: Tensor, view: Tensor) -> Tensor:
-        """Eq. 3, or eq. 2: of scores (N, classes, h, w) to the target's channels in the middle of the cells."""
+        """Eq. 2, or eq. 1: of scores (N, classes, h, w) to the target's channels in the middle of the cells."""
         pixels = at_centers(view, *scores.shape[2:])
         if self.loss == "regression":
             return (rows(scores) - rows(Channels(target).to(view.device)(pixels))).square().sum(1).mean() / 2

@@ -51,6 +51,9 @@ class LinearProbe(Evaluation):
         "Gidaris, Singh & Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, "
         "ICLR 2018"
     )
+    from_description: ClassVar[str] = (
+        "zhang_resize alone: bilinear by the text, the code of Caffe's layer was not found"
+    )
     needs: ClassVar[TargetNeeds] = TargetNeeds(spatial=True)
 
     layers: tuple[str, ...] = ()

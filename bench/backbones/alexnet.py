@@ -75,7 +75,8 @@ _VARIANTS = {
     "zhang": _Variant(
         "Zhang et al., ECCV 2016", batch_norm=_CONVS | {"fc6", "fc7"}, top_order="fc relu", input="L"
     ),
-    "split_brain": _Variant("Zhang et al., CVPR 2017", input="Lab"),
+    # Appendix B: batch norm after every convolution, which the released weights have absorbed.
+    "split_brain": _Variant("Zhang et al., CVPR 2017", batch_norm=_CONVS, input="Lab"),
     "jigsaw": _Variant("Noroozi & Favaro, ECCV 2016", stride=2, order="relu pool lrn"),
     "bigan": _Variant("Donahue et al., ICLR 2017", batch_norm=_CONVS, slope=0.2, input="signed"),
     "noise_as_targets": _Variant(

@@ -27,9 +27,9 @@ def permutation_set(pieces: int, count: int, distance: str = "maximal") -> Tenso
     """``count`` of the permutations of ``pieces`` pieces, int64 (count, pieces); nobody may write into it.
 
     :param distance: ``maximal``: each has the largest average distance to those before it (the paper's);
-        ``maximin``: the largest distance to the nearest of them, ties by the average; ``middle``: the average
-        that is nearest to the 6.35 (for nine pieces) of the paper's middle set, made in a way it does not tell;
-        ``minimal``: the smallest average, 5.46 for 1000 of nine pieces, where the paper's table has 3.99.
+        ``maximin``: the largest distance to the nearest of them, ties by the average; ``minimal``: the smallest
+        average, 5.46 for 1000 of nine pieces, where the paper's table has 3.99; ``middle``: the average that is
+        nearest to the 6.35 (for nine pieces) of that table, for the paper's uniform draws would have 8.
     :raises BenchError: an unknown distance, or more permutations than there are.
     """
     if distance not in DISTANCES:

@@ -180,6 +180,19 @@ def test_list(bench):
     mistake(bench("list", "method"), "'method' is not one of 'suites', 'methods'")
 
 
+def test_list_says_what_was_made_from_description(bench):
+    told = {}
+    for line in bench("list").out.splitlines():
+        name, _, rest = line.strip().partition(" ")
+        told[name] = rest.partition("[from description: ")[2].rstrip("]")
+    assert told["damaged_jigsaw"] == "no code was released; weights, decoder and bins are ours"
+    assert told["linear_probe"].startswith("zhang_resize alone")
+    for name in ("counting", "cpc", "split_brain", "context_encoder", "pseudo_label", "entropy_minimization"):
+        assert told[name], name
+    for name in ("rotation", "jigsaw", "context_prediction", "bigan", "deepcluster", "mixmatch", "knn"):
+        assert not told[name], name
+
+
 def test_data(bench, home):
     assert bench("data", "check", "digits").out == "digits: ok\n"
     done = bench("data", "check", "digits", "cifar10")

@@ -36,6 +36,7 @@ HARMLESS = {
     "field's type": ("pace: int = 3", "pace: float = 3"),
     "position": ("def step", "\n\n\ndef step"),
     "layout": ("by: float = 2.0) -> float:", "\n    by: float = 2.0,\n) -> float:"),
+    "what a unit is made from": ("    pace", '    from_description: ClassVar[str] = "no code"\n    pace'),
     "quotes": ('"""Doubles."""', "'''Doubles.'''"),
 }
 
@@ -47,6 +48,7 @@ HARMFUL = {
     "field": ("pace: int = 3", "pace: int = 4"),
     "type of a number": ("pace: int = 3", "pace: int = 3.0"),
     "order of statements": ("import math\n\nRATE: float = 0.1", "RATE: float = 0.1\nimport math"),
+    "field of a document's name": ("    pace", '    from_description: str = "no code"\n    pace'),
     "new statement": ("self.far: int = 0", "self.far: int = 0\n        self.near = 1"),
 }
 

@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from bench.contracts import Draws
+from bench.augment import unit
+from bench.contracts import DataShape, Draws
+from methods._loop import Batch
 from methods.context_prediction import ContextPrediction
 from methods.counting import Counting
 from methods.damaged_jigsaw import DamagedJigsaw
 from methods.jigsaw import Jigsaw
 from methods.parts import resampling
+from methods.rotation import Rotation
 
 COUNT, SIDE = 1200, 64
 LEFT, RIGHT = 3, 5  # tiles of the middle row
@@ -33,6 +36,9 @@ CONTEXT = ContextPrediction(
     patch=16, gap=4, patch_jitter=4, scale=(), colors="keep", shrink=0.0, normalize="none"
 )
 PUZZLE = Jigsaw(crop=63, tile=16, permutations=1, gray=0.0, channel_shift=0, normalize="none")
+DAMAGED = DamagedJigsaw(
+    crop=63, tile=16, permutations=1, normalize="none", quantiles=2, adversarial=0.0, decoder_width=2
+)
 COUNTS = Counting(crop=SIDE, gray=0.0)
 
 
@@ -51,7 +57,7 @@ def draws() -> Draws:
 
 
 def tiles_of(method: ContextPrediction | Jigsaw | DamagedJigsaw | Counting, images: Tensor) -> Tensor:
-    """(COUNT, tiles, 3, s, s), in the places where they belong."""
+    """(COUNT, tiles, 3, s, s) as the encoder reads them, in the places where they belong."""
     if isinstance(method, ContextPrediction):
         found = method.patches(images[..., :SIDE, :SIDE], draws())
     elif isinstance(method, Counting):
@@ -59,6 +65,8 @@ def tiles_of(method: ContextPrediction | Jigsaw | DamagedJigsaw | Counting, imag
     else:
         orders = torch.arange(9).expand(COUNT, 9)
         found = method._shuffled(images[..., :63, :63], orders, draws())
+    if isinstance(method, DamagedJigsaw):
+        found = method._grayed(found).expand(-1, 3, -1, -1)
     return found.view(COUNT, 9, *found.shape[1:])
 
 
@@ -140,6 +148,11 @@ def test_colors_that_a_lens_bends_apart() -> None:
         },
     )
     check(
+        "bent colors, damaged jigsaw",
+        told(PUZZLE, images, between_colors),
+        {"luma": told(DAMAGED, images, between_colors)},
+    )
+    check(
         "bent colors, counting",
         told(COUNTS, images, between_colors),
         {"gray": told(replace(COUNTS, gray=1.0), images, between_colors)},
@@ -189,12 +202,13 @@ def test_edges_that_go_on() -> None:
         continued(replace(PUZZLE, tile=21), images),
         {"gap": continued(replace(PUZZLE, tile=14, channel_shift=2, gray=1.0), images)},
     )
+    assert continued(replace(DAMAGED, tile=21), images) > CLEAR
 
 
-def test_a_gap_that_may_close_leaves_little() -> None:
-    images = as_pixels(texture())
-    found = continued(PUZZLE, images)  # 0 to 10 pixels, and up or down by up to 5
-    print(f"\nedges, jigsaw with gaps from 0 on: {found:.3f}")
+@pytest.mark.parametrize("method", [PUZZLE, DAMAGED], ids=lambda method: type(method).__name__)
+def test_a_gap_that_may_close_leaves_little(method) -> None:
+    found = continued(method, as_pixels(texture()))  # 0 to 10 pixels, and up or down by up to 5
+    print(f"\nedges, {type(method).__name__} with gaps from 0 on: {found:.3f}")
     assert found < 0.65
 
 
@@ -212,30 +226,15 @@ def statistics(patches: Tensor) -> Tensor:
     return 255 * torch.cat([patches.mean((2, 3)), patches.std((2, 3))], 1)
 
 
-@pytest.mark.parametrize(
-    "method", [CONTEXT, PUZZLE, DamagedJigsaw(crop=63, tile=16, permutations=1, normalize="none")]
-)
+@pytest.mark.parametrize("method", [CONTEXT, PUZZLE, DAMAGED], ids=lambda method: type(method).__name__)
 def test_brightness_and_contrast(method) -> None:
     images = lit()
-    right = sides()
-
-    def found(how: str) -> float:
-        # The last one standardizes where it uses its tiles, not where it cuts them.
-        tiles = tiles_of(
-            method if isinstance(method, DamagedJigsaw) else replace(method, normalize=how), images
-        )
-        if isinstance(method, DamagedJigsaw):
-            tiles = _standardized(tiles, how)
-        return accuracy(statistics(one_side(tiles, right)), right)
-
-    check(f"brightness and contrast, {type(method).__name__}", found("none"), {"mean_std": found("mean_std")})
-    assert found("mean") > CLEAR  # the mean alone leaves the contrast
-
-
-def _standardized(tiles: Tensor, how: str) -> Tensor:
-    from methods.parts.patch_looks import standardize
-
-    return standardize(tiles.flatten(0, 1), how).view_as(tiles)
+    found = {how: told(replace(method, normalize=how), images, statistics) for how in ("mean", "mean_std")}
+    undefended = told(method, images, statistics)
+    check(
+        f"brightness and contrast, {type(method).__name__}", undefended, {"mean_std": found.pop("mean_std")}
+    )
+    assert found["mean"] > CLEAR  # the mean alone leaves the contrast
 
 
 # ---- traces of an enlargement ---------------------------------------------------------------------
@@ -300,3 +299,82 @@ def test_the_filter_that_halves_an_image_is_not_what_to_look_for() -> None:
     assert known > 0.95
     assert transferred < 0.65
     assert mixed < 0.9
+
+
+def test_a_turn_by_moving_pixels_leaves_no_trace() -> None:
+    """Quarter turns are transposed and flipped; turns by 45 degrees are resampled, and blur tells them."""
+    images, labels = as_pixels(texture(32)), torch.arange(COUNT) % 2
+
+    def cue(method: Rotation) -> Tensor:
+        upright, turned = (method._turn_all(images, k) for k in (0, 1))
+        return roughness(unit(torch.where(labels[:, None, None, None] == 1, turned, upright)).double())
+
+    check(
+        "traces of turning",
+        accuracy(cue(Rotation(rotations=8)), labels),
+        {"by transpose": accuracy(cue(Rotation()), labels)},
+    )
+
+
+# ---- padding --------------------------------------------------------------------------------------
+
+
+def mirrors(patches: Tensor) -> Tensor:
+    """How alike the neighbors of a column are, for the second to fifth from the left and from the right."""
+    found = []
+    for at in (1, 2, 3, 4, -5, -4, -3, -2):
+        pair = torch.stack([patches[..., at - 1], patches[..., at + 1]], 1).flatten(2)
+        found.append(F.cosine_similarity(*(pair - pair.mean(2, keepdim=True)).unbind(1), dim=1))
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [replace(CONTEXT, patch_jitter=0, gap=8), replace(PUZZLE, tile=21), replace(DAMAGED, tile=21)],
+    ids=lambda method: type(method).__name__,
+)
+def test_a_window_inside_the_image_shows_no_padding(method) -> None:
+    """A crop of the padded image shows the padding, here a mirror, in four of nine border tiles: about .72 at best."""
+    side = 64 if isinstance(method, ContextPrediction) else 63
+    noise = torch.rand(COUNT, 3, side, side, generator=torch.Generator().manual_seed(5))
+    shape = DataShape(2, COUNT, side, color=True, flip=False)
+
+    def found(augment: str) -> float:
+        frame, *_ = replace(method, augment=augment).frames(shape)
+        return told(method, frame(as_pixels(noise), draws()), mirrors)
+
+    padded, window = found("pad_crop_flip"), found("window")
+    print(
+        f"\npadding, {type(method).__name__}: {padded:.3f} padded, {window:.3f} window (0.5 +- {MARGIN:.3f})"
+    )
+    assert padded > 0.5 + 2 * MARGIN
+    assert abs(window - 0.5) <= MARGIN
+
+
+def outermost(maps: Tensor) -> Tensor:
+    """Each map's mean and deviation in its first and in its last column."""
+    ends = maps[..., [0, -1]]
+    return torch.cat([ends.mean(2).flatten(1), ends.std(2).flatten(1)], 1)
+
+
+@pytest.mark.parametrize("method", [CONTEXT, PUZZLE, DAMAGED], ids=lambda method: type(method).__name__)
+def test_an_encoder_that_sees_a_tile_alone_pads_all_tiles_alike(method, small) -> None:
+    """Zeros that convolutions pad with lie around the tile; around the whole image they would tell its border."""
+    images, right = as_pixels(texture() * 0.5 + 0.5)[..., :63, :63], sides()
+    if isinstance(method, ContextPrediction):
+        method = replace(method, grids=1, gap=0, patch_jitter=2, patch_dim=8)  # 52 of 63 pixels
+    method, shape = replace(method, hidden=(4,)), DataShape(2, COUNT, 63, color=True, flip=False)
+    model = method.build(small, shape, torch.Generator().manual_seed(0)).eval()
+    seen: list[Tensor] = []
+    model.encoder.trunk.register_forward_hook(lambda _, __, maps: seen.append(maps))
+    state = {"permutations": torch.arange(9)[None], "bins": torch.zeros(4, 2)}
+    with torch.no_grad():
+        method.losses(model, state, Batch(torch.arange(COUNT), [images]), 0, 1)
+        model.encoder.trunk(model.encoder.input(images))
+    alone, whole = seen
+    parts = torch.where(right[:, None, None, None] == 1, whole[..., -5:], whole[..., :5])
+    check(
+        f"padding of convolutions, {type(method).__name__}",
+        accuracy(outermost(parts.double()), right),
+        {"tile alone": accuracy(outermost(one_side(alone.view(COUNT, 9, *alone.shape[1:]), right)), right)},
+    )

@@ -74,7 +74,7 @@ FIRST = 96 * 121  # per input channel
     [
         ("caffenet", 3 * FIRST + GROUPED + WIDE),
         ("jigsaw", 3 * FIRST + GROUPED + WIDE),
-        ("split_brain", 3 * FIRST + GROUPED + WIDE),
+        ("split_brain", 3 * FIRST + GROUPED + 2 * WIDE),
         ("zhang", 1 * FIRST + GROUPED + 2 * WIDE),
         ("bigan", 3 * FIRST + GROUPED + 2 * WIDE),
         ("context_encoder", 3 * FIRST + GROUPED + 2 * WIDE),
