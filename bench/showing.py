@@ -11,6 +11,7 @@ from bench.records import BenchError
 from bench.reporting import load, results_option, rows_of, runs_option, tell
 
 FORMS = ("terminal", "markdown", "latex", "html", "csv")
+EXPORTS = ("parquet", "csv", "tensorboard", "mlflow")
 
 
 @click.command()
@@ -131,21 +132,59 @@ def diff(a: str, b: str, results: Path) -> int:
 
 @click.command()
 @click.argument("suite")
-@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet")
+@click.option("--format", "form", type=click.Choice(EXPORTS), default="parquet", show_default=True)
+@click.option(
+    "--tracking-uri",
+    envvar="MLFLOW_TRACKING_URI",
+    show_envvar=True,
+    help="MLflow's store, e.g. http://server:5000.  [default: results/mlflow.db]",
+)
 @runs_option
 @results_option
-def export(suite: str, form: str, runs: Path, results: Path) -> int:
-    """The rows of SUITE as results/SUITE.parquet: tidy, numbers as numbers; `bench table` reads it too."""
+def export(suite: str, form: str, tracking_uri: str | None, runs: Path, results: Path) -> int:
+    """The rows of SUITE for other tools.
+
+    \b
+    parquet      results/SUITE.parquet: tidy, numbers as numbers; `bench table` reads it too
+    csv          results/SUITE.csv, as `bench run` writes it
+    tensorboard  results/tensorboard/SUITE/; look with: tensorboard --logdir results/tensorboard
+    mlflow       experiment SUITE in a local SQLite store, or wherever --tracking-uri says;
+                 look with: mlflow ui --backend-store-uri sqlite:///results/mlflow.db
+
+    To the trackers a model (a method with its settings and a seed) is one run: all settings as
+    hyper-parameters, every number as PROTOCOL/METRIC/LAYER/SPLIT (with what else tells two apart),
+    losses as train/TERM where --runs keeps the histories, what failed with its reason. Exporting
+    again replaces what changed. They are extras: pip install 'representation-bench[tensorboard]'
+    or 'representation-bench[mlflow]'.
+    """  # noqa: D301 - click's own mark
     from bench import store, tables
 
     loaded, frame, damage = rows_here(suite, runs, results)
     path = results / f"{loaded.name}.{form}"
     if form == "csv":
         store.write_csv(path, frame.to_dict("records"))
-    else:
+    elif form == "parquet":
         tables.write_parquet(path, frame)
+    else:
+        path = _track(form, loaded.name, frame, runs, results, tracking_uri)
     click.echo(path)
     return tell(damage)
+
+
+def _track(form: str, name: str, frame: Any, runs: Path, results: Path, uri: str | None) -> Any:
+    """Rows to a tracker. Returns where they are."""
+    from bench.tracking import mlflow, tensorboard
+    from bench.tracking.runs import tracked
+
+    found = tracked(frame, runs)
+    if form == "tensorboard":
+        folder = results / "tensorboard" / name
+        click.echo(f"{tensorboard.write(folder, found)} runs", err=True)
+        return folder
+    store = uri or mlflow.local_store(results)
+    written, kept = mlflow.write(name, found, store, None if uri else results / "mlflow-artifacts")
+    click.echo(f"{written} runs written, {kept} there already", err=True)
+    return store
 
 
 @click.command()
