@@ -26,14 +26,15 @@ def document(shown: Sequence[Shown], drawn: Sequence[Drawn]) -> str:
         if figure_.path is None:
             lines += _absent(figure_.spec, [figure_.missing])
         else:
-            here = f"In the lecture: {figure_.spec.lecture}. Here: {figure_.spec.note}."
-            lines += [f"![{figure_.spec.title}]({figure_.path.name})", "", here, ""]
+            lines += [f"![{figure_.spec.title}]({figure_.path.name})", "", figure_.spec.about, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _absent(spec: Spec, missing: Iterable[str]) -> list[str]:
     return [
-        f"**{spec.title}** (in the lecture: {spec.lecture})",
+        f"**{spec.title}**",
+        "",
+        spec.about,
         "",
         *(f"Not there: {m}." for m in missing),
         "",

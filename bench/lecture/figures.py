@@ -17,7 +17,7 @@ from bench.records import BenchError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FIGURE = ("lecture", "note", "suite", "absent", "methods")
+_FIGURE = ("lecture", "note", "own", "suite", "absent", "methods")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from bench.blocks import texts
 from bench.records import BenchError
 from bench.registry import suggest
 
-_TABLE = ("name", "title", "lecture", "note", "published", "part")
+_TABLE = ("name", "title", "lecture", "note", "own", "published", "part")
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,18 @@ class Spec:
     lecture: str  # what the lecture shows, and whose it is
     note: str  # how what is measured here differs
     parts: tuple[Mapping[str, Any], ...]
+    own: str = ""  # the suite, and its table or figure, on the lecture's own data
 
     @property
     def place(self) -> str:
         """Begins every error line."""
         return f"lecture.toml: {self.kind} {self.name}"
+
+    @property
+    def about(self) -> str:
+        """Of what it is the likeness, in sentences."""
+        own = f" On the lecture's own data: suite {self.own}." if self.own else ""
+        return f"In the lecture: {self.lecture}. Here: {self.note}.{own}"
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -47,10 +54,14 @@ def specs() -> tuple[Spec, ...]:
     for block in raw["table"]:
         _known(block, _TABLE, f"lecture.toml: table {block.get('name', '')}")
         common = block.get("published", {})
-        parts = tuple(_part(part, common) for part in block["part"])
-        found.append(Spec("table", block["name"], block["title"], block["lecture"], block["note"], parts))
-    figures = [Spec("figure", b["name"], b["title"], b["lecture"], b["note"], (b,)) for b in raw["figure"]]
+        found.append(_spec("table", block, tuple(_part(part, common) for part in block["part"])))
+    figures = [_spec("figure", block, (block,)) for block in raw["figure"]]
     return (*found, *figures)
+
+
+def _spec(kind: str, block: Mapping[str, Any], parts: tuple[Mapping[str, Any], ...]) -> Spec:
+    told = (block[key] for key in ("name", "title", "lecture", "note"))
+    return Spec(kind, *told, parts, block.get("own", ""))
 
 
 def find(name: str, kind: str) -> Spec | None:

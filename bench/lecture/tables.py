@@ -51,7 +51,7 @@ def table(spec: Spec, rows: Rows) -> Shown:
     if not found:
         return Shown(spec, None, tuple(missing))
     joined = join(found)
-    about = (f"In the lecture: {spec.lecture}. Here: {spec.note}.", *joined.table.about)
+    about = (spec.about, *joined.table.about)
     about = (*about, *(f"Not there: {line}." for line in missing))
     made = dataclasses.replace(joined.table, name=spec.name, title=spec.title, about=about)
     return Shown(spec, Exhibit(made, joined.columns), tuple(missing))

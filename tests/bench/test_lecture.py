@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import lecture, plots, published, tables
+from bench import lecture, plots, published, suite, tables
+from bench.blocks import texts
 from bench.records import COLUMNS
 
 # What the lecture shows, counted by hand on its slides: seven tables (linear probes twice, ImageNet and Places).
@@ -73,9 +74,54 @@ def test_every_published_number_stands_in_its_table_without_any_result(name, tab
     """Also that methods and columns are written as in published.csv."""
     made = shown(name)
     assert made.missing
-    texts = [e.text.partition(" ")[0] for x in made.exhibit.table.published for e in x.entries]
-    assert sorted(t for t in texts if t not in {"", "—"}) == sorted(
+    printed_ = [e.text.partition(" ")[0] for x in made.exhibit.table.published for e in x.entries]
+    assert sorted(t for t in printed_ if t not in {"", "—"}) == sorted(
         v for v in published.table(table_id, "")["value"] if v
+    )
+
+
+def test_the_suites_have_what_is_shown_of_them():
+    """Their protocol, their labels and methods: else a square would stay empty, whatever was run."""
+    wrong = []
+    for spec in lecture.specs():
+        for part in spec.parts:
+            for name in set(spec.suites) & set(texts(part.get("suite", []))) & set(suite.builtin()):
+                grids = suite.load(name).grids
+                known = {
+                    "protocol": {p["name"] for g in grids for p in g["protocols"].values()},
+                    "labels": {label for g in grids for label in g["methods"]},
+                    "methods": {m["name"] for g in grids for m in g["methods"].values()},
+                }
+                wrong += [
+                    (spec.name, name, w) for key in known for w in {*texts(part.get(key, []))} - known[key]
+                ]
+    assert wrong == []
+
+
+def test_the_suite_on_the_lectures_own_data_has_that_table_or_figure():
+    pointed = [spec for spec in lecture.specs() if spec.own]
+    assert len(pointed) >= 10
+    for spec in pointed:
+        assert f"On the lecture's own data: suite {spec.own}." in spec.about
+        for name, shown_ in re.findall(r"(\w+) \(([^)]*)\)", spec.own):
+            loaded = suite.load(name)
+            known = {block["name"] for block in (loaded.tables if spec.kind == "table" else loaded.figures)}
+            assert set(shown_.split(", ")) <= known
+    assert "suite cifar100_semi (temporal)" in " ".join(shown("te_cifar100").exhibit.table.about)
+
+
+def test_pixels_and_mean_color_stand_in_the_table_of_layers():
+    rows = [row("raw_pixels", layer="pixels", value=26.0), row("mean_color", layer="color", value=12.0)]
+    rows += [row("rotation", layer="conv1", value=53.0)]
+    frame = tables.frame([{**r, "dataset": "scenes", "protocol": "linear_probe"} for r in rows])
+    made = shown("imagenet_linear", lambda name: frame if name == "lecture_embedded" else None)
+    table = made.exhibit.table
+    lines = {x.name: dict(zip(table.columns, (e.text for e in x.entries), strict=True)) for x in table.lines}
+    assert lines["raw_pixels"]["pixels"] == "26.0"
+    assert lines["mean_color"]["color"] == "12.0"
+    assert (lines["RotNet (here: rotation)"]["pixels"], lines["RotNet (here: rotation)"]["conv1"]) == (
+        "",
+        "18.8",
     )
 
 
