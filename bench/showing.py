@@ -40,7 +40,10 @@ def table(suite: str, name: str | None, form: str, mixed: bool, runs: Path, resu
 @runs_option
 @results_option
 def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> int:
-    """The figures of SUITE (or a figure of the lecture), from whatever rows are there."""
+    """The figures of SUITE, from whatever rows are there.
+
+    SUITE may also be a figure of the lecture (see `bench lecture`).
+    """
     from bench import lecture, plots
 
     spec = lecture.find(suite, "figure")
@@ -49,9 +52,12 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
         drawn = lecture.figure(spec, _reader(runs, results), runs, path)
         click.echo(drawn.path or f"{spec.name}: not there: {drawn.missing}")
         return 0 if drawn.path else 2
+    _check_name(suite, "figure")
     loaded, frame, damage = rows_here(suite, runs, results)
-    for path in plots.of_suite(loaded, frame, results, name, form):
-        click.echo(path)
+    paths = plots.of_suite(loaded, frame, results, name, form)
+    if not paths:
+        raise BenchError(f"{loaded.path}: no figure: what is drawn is said in a [[figure]] block of a suite")
+    click.echo("\n".join(map(str, paths)))
     return tell(damage)
 
 
@@ -60,9 +66,9 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
 @runs_option
 @results_option
 def lecture(form: str, runs: Path, results: Path) -> int:
-    """All tables and figures of the lecture, measured beside published, from whatever results there are.
+    """The lecture's tables and figures, measured beside published.
 
-    Writes results/lecture.md and results/lecture-*.png. What is not there yet is named with the reason.
+    All of them, from whatever results there are. Writes results/lecture.md and results/lecture-*.png. What is not there yet is named with the reason.
     """
     from bench import lecture as lectures
     from bench import tables
@@ -97,9 +103,9 @@ def lecture(form: str, runs: Path, results: Path) -> int:
 @runs_option
 @results_option
 def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int:
-    """What is behind one number: TABLE (a suite's as SUITE:NAME, or one of the lecture's), ROW, COLUMN.
+    """The runs, settings, code, data and logs behind one number.
 
-    Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
+    TABLE is a suite's (as SUITE:NAME) or one of the lecture's. Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
     """
     from bench import provenance
 
@@ -117,9 +123,9 @@ def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int
 @click.argument("b")
 @results_option
 def diff(a: str, b: str, results: Path) -> int:
-    """What changed from A to B: two files of rows (.csv, .parquet), or suites with results.
+    """What changed between two results, with intervals.
 
-    Paired where seeds agree. Ends with 0 when nothing changed, 1 when something did, 2 on bad input.
+    A and B are files of rows (.csv, .parquet), or suites with results. Paired where seeds agree. Ends with 0 when nothing changed, 1 when something did, 2 on bad input.
     """
     from bench import compare, tables
 
@@ -193,9 +199,9 @@ def _track(form: str, name: str, frame: Any, runs: Path, results: Path, uri: str
 @runs_option
 @results_option
 def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path) -> int:
-    """One HTML page of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results.
+    """One HTML page of tables, figures, cost and provenance.
 
-    Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
+    Of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results. Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
     """
     from bench import report as reports
     from bench import suite
@@ -235,6 +241,17 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
     if not begun and kept is not None:
         return loaded, tables.read(kept), []
     return loaded, tables.frame(rows), damage
+
+
+def _check_name(name: str, kind: str) -> None:
+    """A name without a suffix is a suite's; that the lecture has none such was looked up before."""
+    from bench import lecture
+    from bench.registry import suggest
+    from bench.suite import builtin
+
+    known = [*builtin(), *lecture.names(kind)]
+    if not Path(name).suffix and name not in known:
+        raise BenchError(f"there is no suite, nor {kind} of the lecture, {name!r}{suggest(name, known)}")
 
 
 def _kept(name: str, results: Path) -> Path | None:
@@ -287,6 +304,7 @@ def _exhibits(
         if shown.exhibit is None:
             raise BenchError(f"{suite}: not there: {'; '.join(shown.missing)}")
         return [shown.exhibit], []
+    _check_name(suite, "table")
     loaded, frame, damage = rows_here(suite, runs, results)
     return tables.exhibits(loaded, frame, name, mixed=mixed), damage
 

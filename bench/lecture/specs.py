@@ -60,8 +60,8 @@ def specs() -> tuple[Spec, ...]:
 
 
 def _spec(kind: str, block: Mapping[str, Any], parts: tuple[Mapping[str, Any], ...]) -> Spec:
-    told = (block[key] for key in ("name", "title", "lecture", "note"))
-    return Spec(kind, *told, parts, block.get("own", ""))
+    told = {key: block[key] for key in ("name", "title", "lecture", "note")}
+    return Spec(kind, **told, parts=parts, own=block.get("own", ""))
 
 
 def find(name: str, kind: str) -> Spec | None:
