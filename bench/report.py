@@ -155,7 +155,7 @@ def of_lecture(rows: lecture.Rows, runs: Path, pool: Pool) -> Section:
         else:
             found, why = lecture.image(spec, rows, runs)
             missing += [f"figure {spec.name}: {why}"] if why else []
-            figures += [_image(found, spec.title, spec.lecture)] if found else []
+            figures += [_image(found, spec.title, spec.about)] if found else []
     about = "The lecture's tables and figures, measured here beside published. Other data, other networks: orders compare, numbers do not."
     return Section("lecture", "lecture", about, (), shown, figures, (), missing)
 

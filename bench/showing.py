@@ -11,6 +11,7 @@ from bench.records import BenchError
 from bench.reporting import load, results_option, rows_of, runs_option, tell
 
 FORMS = ("terminal", "markdown", "latex", "html", "csv")
+EXPORTS = ("parquet", "csv", "tensorboard", "mlflow")
 
 
 @click.command()
@@ -39,7 +40,10 @@ def table(suite: str, name: str | None, form: str, mixed: bool, runs: Path, resu
 @runs_option
 @results_option
 def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> int:
-    """The figures of SUITE (or a figure of the lecture), from whatever rows are there."""
+    """The figures of SUITE, from whatever rows are there.
+
+    SUITE may also be a figure of the lecture (see `bench lecture`).
+    """
     from bench import lecture, plots
 
     spec = lecture.find(suite, "figure")
@@ -48,9 +52,12 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
         drawn = lecture.figure(spec, _reader(runs, results), runs, path)
         click.echo(drawn.path or f"{spec.name}: not there: {drawn.missing}")
         return 0 if drawn.path else 2
+    _check_name(suite, "figure")
     loaded, frame, damage = rows_here(suite, runs, results)
-    for path in plots.of_suite(loaded, frame, results, name, form):
-        click.echo(path)
+    paths = plots.of_suite(loaded, frame, results, name, form)
+    if not paths:
+        raise BenchError(f"{loaded.path}: no figure: what is drawn is said in a [[figure]] block of a suite")
+    click.echo("\n".join(map(str, paths)))
     return tell(damage)
 
 
@@ -59,9 +66,9 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
 @runs_option
 @results_option
 def lecture(form: str, runs: Path, results: Path) -> int:
-    """All tables and figures of the lecture, measured beside published, from whatever results there are.
+    """The lecture's tables and figures, measured beside published.
 
-    Writes results/lecture.md and results/lecture-*.png. What is not there yet is named with the reason.
+    All of them, from whatever results there are. Writes results/lecture.md and results/lecture-*.png. What is not there yet is named with the reason.
     """
     from bench import lecture as lectures
     from bench import tables
@@ -96,9 +103,9 @@ def lecture(form: str, runs: Path, results: Path) -> int:
 @runs_option
 @results_option
 def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int:
-    """What is behind one number: TABLE (a suite's as SUITE:NAME, or one of the lecture's), ROW, COLUMN.
+    """The runs, settings, code, data and logs behind one number.
 
-    Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
+    TABLE is a suite's (as SUITE:NAME) or one of the lecture's. Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
     """
     from bench import provenance
 
@@ -116,9 +123,9 @@ def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int
 @click.argument("b")
 @results_option
 def diff(a: str, b: str, results: Path) -> int:
-    """What changed from A to B: two files of rows (.csv, .parquet), or suites with results.
+    """What changed between two results, with intervals.
 
-    Paired where seeds agree. Ends with 0 when nothing changed, 1 when something did, 2 on bad input.
+    A and B are files of rows (.csv, .parquet), or suites with results. Paired where seeds agree. Ends with 0 when nothing changed, 1 when something did, 2 on bad input.
     """
     from bench import compare, tables
 
@@ -131,21 +138,59 @@ def diff(a: str, b: str, results: Path) -> int:
 
 @click.command()
 @click.argument("suite")
-@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet")
+@click.option("--format", "form", type=click.Choice(EXPORTS), default="parquet", show_default=True)
+@click.option(
+    "--tracking-uri",
+    envvar="MLFLOW_TRACKING_URI",
+    show_envvar=True,
+    help="MLflow's store, e.g. http://server:5000.  [default: results/mlflow.db]",
+)
 @runs_option
 @results_option
-def export(suite: str, form: str, runs: Path, results: Path) -> int:
-    """The rows of SUITE as results/SUITE.parquet: tidy, numbers as numbers; `bench table` reads it too."""
+def export(suite: str, form: str, tracking_uri: str | None, runs: Path, results: Path) -> int:
+    """The rows of SUITE for other tools.
+
+    \b
+    parquet      results/SUITE.parquet: tidy, numbers as numbers; `bench table` reads it too
+    csv          results/SUITE.csv, as `bench run` writes it
+    tensorboard  results/tensorboard/SUITE/; look with: tensorboard --logdir results/tensorboard
+    mlflow       experiment SUITE in a local SQLite store, or wherever --tracking-uri says;
+                 look with: mlflow ui --backend-store-uri sqlite:///results/mlflow.db
+
+    To the trackers a model (a method with its settings and a seed) is one run: all settings as
+    hyper-parameters, every number as PROTOCOL/METRIC/LAYER/SPLIT (with what else tells two apart),
+    losses as train/TERM where --runs keeps the histories, what failed with its reason. Exporting
+    again replaces what changed. They are extras: pip install 'representation-bench[tensorboard]'
+    or 'representation-bench[mlflow]'.
+    """  # noqa: D301 - click's own mark
     from bench import store, tables
 
     loaded, frame, damage = rows_here(suite, runs, results)
     path = results / f"{loaded.name}.{form}"
     if form == "csv":
         store.write_csv(path, frame.to_dict("records"))
-    else:
+    elif form == "parquet":
         tables.write_parquet(path, frame)
+    else:
+        path = _track(form, loaded.name, frame, runs, results, tracking_uri)
     click.echo(path)
     return tell(damage)
+
+
+def _track(form: str, name: str, frame: Any, runs: Path, results: Path, uri: str | None) -> Any:
+    """Rows to a tracker. Returns where they are."""
+    from bench.tracking import mlflow, tensorboard
+    from bench.tracking.runs import tracked
+
+    found = tracked(frame, runs)
+    if form == "tensorboard":
+        folder = results / "tensorboard" / name
+        click.echo(f"{tensorboard.write(folder, found)} runs", err=True)
+        return folder
+    store = uri or mlflow.local_store(results)
+    written, kept = mlflow.write(name, found, store, None if uri else results / "mlflow-artifacts")
+    click.echo(f"{written} runs written, {kept} there already", err=True)
+    return store
 
 
 @click.command()
@@ -154,9 +199,9 @@ def export(suite: str, form: str, runs: Path, results: Path) -> int:
 @runs_option
 @results_option
 def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path) -> int:
-    """One HTML page of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results.
+    """One HTML page of tables, figures, cost and provenance.
 
-    Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
+    Of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results. Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
     """
     from bench import report as reports
     from bench import suite
@@ -196,6 +241,17 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
     if not begun and kept is not None:
         return loaded, tables.read(kept), []
     return loaded, tables.frame(rows), damage
+
+
+def _check_name(name: str, kind: str) -> None:
+    """A name without a suffix is a suite's; that the lecture has none such was looked up before."""
+    from bench import lecture
+    from bench.registry import suggest
+    from bench.suite import builtin
+
+    known = [*builtin(), *lecture.names(kind)]
+    if not Path(name).suffix and name not in known:
+        raise BenchError(f"there is no suite, nor {kind} of the lecture, {name!r}{suggest(name, known)}")
 
 
 def _kept(name: str, results: Path) -> Path | None:
@@ -248,6 +304,7 @@ def _exhibits(
         if shown.exhibit is None:
             raise BenchError(f"{suite}: not there: {'; '.join(shown.missing)}")
         return [shown.exhibit], []
+    _check_name(suite, "table")
     loaded, frame, damage = rows_here(suite, runs, results)
     return tables.exhibits(loaded, frame, name, mixed=mixed), damage
 

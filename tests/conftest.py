@@ -128,8 +128,8 @@ def bench(home, monkeypatch, capsys) -> Callable[..., Result]:
     """The command, in this process."""
     import torch
 
-    from bench import worker
     from bench.cli import main
+    from bench.worker import evaluation
 
     threads = torch.get_num_threads()
 
@@ -144,7 +144,7 @@ def bench(home, monkeypatch, capsys) -> Callable[..., Result]:
     yield run
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
-    worker._target.cache_clear()
+    evaluation._target.cache_clear()
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ class Bench:
         return session
 
     def build(self):
-        from bench.worker import _backbone
+        from bench.worker.models import backbone_of
 
         generator = self.session().generator("weights")
-        model = self.method.build(_backbone(self.training), self.data().shape, generator)
+        model = self.method.build(backbone_of(self.training), self.data().shape, generator)
         return model.to(memory_format=torch.channels_last)
 
     def train(self, name="run", stop=-1, data=None):

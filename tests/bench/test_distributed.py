@@ -16,11 +16,13 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import artifacts, distributed, plan, ranks, registry, store, tensors, worker
+from bench import artifacts, distributed, plan, ranks, registry, store, tensors
 from bench.distributed import LostError, Seat, World
 from bench.launch import LocalProcesses, Places, executor, tasks
 from bench.records import BenchError, Data, Training, Unit, plain, training_from
+from bench.session import Session
 from bench.suite import load
+from bench.worker.training import _check_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = Training(Unit.of("rotation", {"lr": 0.1}), Unit.of("alexnet_small"), Data(Unit.of("digits")))
@@ -190,7 +192,7 @@ def test_a_batch_divides_among_the_processes_or_says_so(second_of_two, batch, la
 
     images = Resident(torch.zeros(60, 3, 8, 8, dtype=torch.uint8))
     data = TrainingSet(images, torch.cat([torch.arange(20) % 2, torch.full((40,), -1)]), 2)
-    run = worker.Session(tmp_path, seed=1, device=torch.device("cpu"), cache=None)
+    run = Session(tmp_path, seed=1, device=torch.device("cpu"), cache=None)
     loop = MeanTeacher(batch_size=batch, labeled_batch=labeled)
     if wrong:
         with pytest.raises(BenchError, match=f"{wrong} images of a batch do not divide among 2 processes"):
@@ -208,7 +210,7 @@ def test_a_batch_divides_among_the_processes_or_says_so(second_of_two, batch, la
 def test_only_rank_0_writes(second_of_two, tmp_path):
     from torch import nn
 
-    run = worker.Session(tmp_path, seed=1, device=torch.device("cpu"), cache=None, snapshots=2)
+    run = Session(tmp_path, seed=1, device=torch.device("cpu"), cache=None, snapshots=2)
     run.snapshot(1, 2, nn.Linear(1, 1))
     run.picture("x", torch.zeros(3, 2, 2))
     run.assignments(1, torch.zeros(3))
@@ -275,13 +277,13 @@ def test_the_store_takes_the_next_port_where_one_is_taken():
 def test_what_one_process_needs_more_for_is_one_line(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     with pytest.raises(BenchError, match="sync_batch_norm needs GPUs, and this is a CPU"):
-        worker._check_processes(replace(PLAIN, processes=2, sync_batch_norm=True), cpu)
+        _check_processes(replace(PLAIN, processes=2, sync_batch_norm=True), cpu)
     with pytest.raises(BenchError, match="random trains in one process only"):
-        worker._check_processes(replace(PLAIN, method=Unit("random"), processes=2), cpu)
+        _check_processes(replace(PLAIN, method=Unit("random"), processes=2), cpu)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(BenchError, match="2 processes need 2 GPUs, and 1 are here"):
-        worker._check_processes(replace(PLAIN, processes=2), gpu)
-    worker._check_processes(replace(PLAIN, processes=2), torch.device("cuda:0"))
+        _check_processes(replace(PLAIN, processes=2), gpu)
+    _check_processes(replace(PLAIN, processes=2), torch.device("cuda:0"))
 
 
 def test_the_rank_that_ended_first_is_named():

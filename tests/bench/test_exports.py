@@ -94,7 +94,7 @@ def test_every_latex_table_compiles(tmp_path):
     shown = [lecture.table(s, lambda _: None) for s in lecture.specs() if s.kind == "table"]
     every += [one.exhibit.table for one in shown]
     rows = tables.read(RESULTS / "pretext_embedded.csv")
-    every.append(lecture.table(lecture.find("imagenet_linear", "table"), lambda _: rows).exhibit.table)
+    every.append(lecture.table(lecture.find("imagenet_layers", "table"), lambda _: rows).exhibit.table)
     body = "\n\\clearpage\n".join(tables.latex(t) for t in every)
     head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}\\begin{document}\n"
     (tmp_path / "all.tex").write_text(f"{head}{body}\n\\end{{document}}\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from bench.artifacts import cell_id, file_digest, folder, training_id
 from bench.records import BenchError, Unit, cell_from, plain
 from bench.store import collect
 from bench.suite import parse
+from bench.worker import evaluation
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 SMALL = 'backbone = {name = "alexnet_small", widths = [8, 8, 8, 8, 8], stem_stride = 1}\n'
@@ -39,7 +40,7 @@ def judge(home):
     yield run
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
-    worker._target.cache_clear()
+    evaluation._target.cache_clear()
 
 
 def test_stored_assignments_become_rows_by_epoch(judge, home):

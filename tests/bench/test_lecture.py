@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import lecture, plots, published, tables
+from bench import lecture, plots, published, suite, tables
+from bench.blocks import texts
 from bench.records import COLUMNS
 
 # What the lecture shows, counted by hand on its slides: seven tables (linear probes twice, ImageNet and Places).
 PRINTED = {
     "te_cifar100": "L1_te_cifar100",
     "vat_svhn_cifar10": "L2_vat",
-    "mixmatch_ablation": "L3_mixmatch_ablation",
+    "mixmatch_parts": "L3_mixmatch_ablation",
     "voc": "L4_voc",
-    "imagenet_linear": "L5_imagenet_linear",
+    "imagenet_layers": "L5_imagenet_linear",
     "instdisc_softmax": "L6_instdisc_cifar",
     "instdisc_dim": "L7_instdisc_embed",
 }
-TABLES = {*PRINTED, "places_linear"}
+TABLES = {*PRINTED, "places_layers"}
 SUITES = (
     "semi_supervised_embedded semi_supervised_scenes mixmatch_embedded noise_embedded vat_epsilon_embedded"
 )
@@ -73,9 +74,76 @@ def test_every_published_number_stands_in_its_table_without_any_result(name, tab
     """Also that methods and columns are written as in published.csv."""
     made = shown(name)
     assert made.missing
-    texts = [e.text.partition(" ")[0] for x in made.exhibit.table.published for e in x.entries]
-    assert sorted(t for t in texts if t not in {"", "—"}) == sorted(
+    printed_ = [e.text.partition(" ")[0] for x in made.exhibit.table.published for e in x.entries]
+    assert sorted(t for t in printed_ if t not in {"", "—"}) == sorted(
         v for v in published.table(table_id, "")["value"] if v
+    )
+
+
+def test_a_name_is_a_suites_or_the_lectures():
+    """`bench table NAME` would otherwise hide one behind the other."""
+    assert not {s.name for s in lecture.specs()} & set(suite.builtin())
+
+
+def test_a_slip_in_a_name_is_told_with_what_is_near(bench):
+    for command, slip, near in (
+        ("table", "imagenet_layer", "imagenet_layers"),
+        ("plot", "colorizaton", "colorization"),
+    ):
+        ended = bench(command, slip)
+        assert ended.code == 2
+        assert f"{slip!r}; did you mean {near!r}" in ended.err
+        assert ended.err.count("\n") == 1
+
+
+def test_a_suite_without_figures_says_so(bench):
+    ended = bench("plot", "mixed_batches")
+    assert (ended.code, ended.out) == (2, "")
+    assert "mixed_batches.toml: no figure" in ended.err
+
+
+def test_the_suites_have_what_is_shown_of_them():
+    """Their protocol, their labels and methods: else a square would stay empty, whatever was run."""
+    wrong = []
+    for spec in lecture.specs():
+        for part in spec.parts:
+            for name in set(spec.suites) & set(texts(part.get("suite", []))) & set(suite.builtin()):
+                grids = suite.load(name).grids
+                known = {
+                    "protocol": {p["name"] for g in grids for p in g["protocols"].values()},
+                    "labels": {label for g in grids for label in g["methods"]},
+                    "methods": {m["name"] for g in grids for m in g["methods"].values()},
+                }
+                wrong += [
+                    (spec.name, name, w) for key in known for w in {*texts(part.get(key, []))} - known[key]
+                ]
+    assert wrong == []
+
+
+def test_the_suite_on_the_lectures_own_data_has_that_table_or_figure():
+    pointed = [spec for spec in lecture.specs() if spec.own]
+    assert len(pointed) >= 10
+    for spec in pointed:
+        assert f"On the lecture's own data: suite {spec.own}." in spec.about
+        for name, shown_ in re.findall(r"(\w+) \(([^)]*)\)", spec.own):
+            loaded = suite.load(name)
+            known = {block["name"] for block in (loaded.tables if spec.kind == "table" else loaded.figures)}
+            assert set(shown_.split(", ")) <= known
+    assert "suite cifar100_semi (temporal)" in " ".join(shown("te_cifar100").exhibit.table.about)
+
+
+def test_pixels_and_mean_color_stand_in_the_table_of_layers():
+    rows = [row("raw_pixels", layer="pixels", value=26.0), row("mean_color", layer="color", value=12.0)]
+    rows += [row("rotation", layer="conv1", value=53.0)]
+    frame = tables.frame([{**r, "dataset": "scenes", "protocol": "linear_probe"} for r in rows])
+    made = shown("imagenet_layers", lambda name: frame if name == "lecture_embedded" else None)
+    table = made.exhibit.table
+    lines = {x.name: dict(zip(table.columns, (e.text for e in x.entries), strict=True)) for x in table.lines}
+    assert lines["raw_pixels"]["pixels"] == "26.0"
+    assert lines["mean_color"]["color"] == "12.0"
+    assert (lines["RotNet (here: rotation)"]["pixels"], lines["RotNet (here: rotation)"]["conv1"]) == (
+        "",
+        "18.8",
     )
 
 
@@ -96,7 +164,7 @@ def test_measured_beside_published_with_the_data_and_the_order():
         for s in range(3)
     ]
     frame = tables.frame(rows)
-    made = shown("imagenet_linear", lambda name: frame if name == "lecture_embedded" else None)
+    made = shown("imagenet_layers", lambda name: frame if name == "lecture_embedded" else None)
     table = made.exhibit.table
     assert [x.name for x in table.measured] == ["random", "rotation", "supervised"]
     assert "RotNet (here: rotation)" in {x.name for x in table.published}
@@ -134,7 +202,7 @@ def test_varied_settings_become_rows_by_themselves():
         row("instance_discrimination", layer="conv1", value=40.0 + d, method_settings=f'{{"dim": {d}}}')
         for d in (32, 64)
     ]
-    made = shown("imagenet_linear", lambda name: tables.frame(rows) if name == "lecture_embedded" else None)
+    made = shown("imagenet_layers", lambda name: tables.frame(rows) if name == "lecture_embedded" else None)
     assert [x.name for x in made.exhibit.table.measured] == [
         "instance_discrimination · dim=32",
         "instance_discrimination · dim=64",
@@ -144,7 +212,7 @@ def test_varied_settings_become_rows_by_themselves():
 def test_a_slip_costs_its_own_table():
     frame = tables.frame([row("a", layer="conv1", value=1.0), row("a", layer="conv1", value=2.0, budget=3)])
     frame.loc[1, "backbone"] = "wide"
-    made = shown("places_linear", lambda _: frame)
+    made = shown("places_layers", lambda _: frame)
     assert "no row has dataset = 'places205'" in made.missing[0]
     assert made.exhibit.table.published
 

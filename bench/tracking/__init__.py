@@ -1,0 +1,1 @@
+"""Rows as the runs of an experiment tracker: TensorBoard, MLflow."""
