@@ -125,6 +125,15 @@ class Foreign(Encoder):
         """Features (N, dim)."""
         return _features(self.trunk(self.input(images)))
 
+    def maps(self, images: Tensor) -> Tensor:
+        """The maps at the last layer: what a protocol that makes new layers puts them on.
+
+        :raises BenchError: a network without maps.
+        """
+        if not self.layers:
+            raise BenchError("this network gives no maps (N, C, H, W) that new layers could read")
+        return self.activations(images, self.layers[-1:])[self.layers[-1]]
+
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The maps at the named modules; stops at the highest one."""
         missing = [layer for layer in layers if layer not in self.layers]
