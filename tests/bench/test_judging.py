@@ -256,6 +256,34 @@ def test_networks_of_other_makes_go_through_the_protocols_from_one_line_each(jud
     assert told["ok"]["metric"].startswith("top")
 
 
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_program_is_judged_by_its_output_and_the_rest_is_skipped(judge, home):
+    net = seeded(lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU()))
+    torch.jit.script(net).save(home / "w.pt")
+    rows, _ = judge(
+        'data = {dataset = {name = "scenes", side = 32, train = 60, test = 24}}\n'
+        "target = {validation = 12}\n"
+        'methods = {mine = {use = "checkpoint", file = "w.pt", network = "program", side = 32}}\n'
+        "[protocols]\nknn = {k = 5}\nretrieval = {k = [1]}\nlinear_svm = {costs = [1.0]}\nfilters = {}\n"
+        "clustering = {restarts = 1}\nlinear_probe = {}\nfine_tune = {}\nvoc_svm = {}\n"
+        "voc_classification = {}\nvoc_detection = {}\nvoc_segmentation = {}\n"
+        'on_output = {use = "linear_probe", augment = "none", epochs = 2, layers = ["output"]}\n'
+    )
+    found = {}
+    for r in rows:
+        found.setdefault(r["protocol"], set()).add((r["status"], r["reason"].split(":")[0]))
+    maps = ("skipped", "{} reads maps; the network of checkpoint has none")
+    weights = ("skipped", "{} needs weights to train; checkpoint has none")
+    for name in ("knn", "linear_svm", "retrieval", "clustering"):
+        assert {status for status, _ in found.pop(name)} == {"ok"}, name
+    assert {status for status, _ in found["linear_probe"]} == {"ok", "skipped"}
+    for name in ("linear_probe", "filters", "voc_svm", "voc_detection", "voc_segmentation"):
+        assert (maps[0], maps[1].format(name)) in found.pop(name)
+    for name, told in found.items():
+        assert told == {(weights[0], weights[1].format(name))}
+    assert set(found) == {"fine_tune", "voc_classification"}
+
+
 def test_a_file_that_changes_is_another_model(home):
     def cells(line, top=""):
         text = f'{top}data = {{dataset = "digits"}}\n[protocols]\nknn = {{}}\n[methods]\n{line}\n'
