@@ -169,6 +169,8 @@ def list_(what: str | None, fields: bool) -> int:
                 click.echo(f"  {name:22} {info.about}")
                 for key, field in info.fields.items() if fields else ():
                     click.echo(f"      {key} = {field.default!r}  ({field.type})")
+                if fields and info.recipes:
+                    click.echo(f"      recipe = one of {', '.join(info.recipes)}")
     return 0
 
 
