@@ -107,7 +107,16 @@ def test_every_table_is_made_of_no_result_and_finds_its_published_numbers(planne
 
 @pytest.mark.parametrize(
     "name",
-    ["imagenet_linear", "cifar_svhn", "cifar_infomax", "lecture_embedded", *ABLATIONS, *SEMI, *EMBEDDED],
+    [
+        "imagenet_linear",
+        "imagenet_recipes",
+        "cifar_svhn",
+        "cifar_infomax",
+        "lecture_embedded",
+        *ABLATIONS,
+        *SEMI,
+        *EMBEDDED,
+    ],
 )
 def test_figures_and_tables_are_about_labels_that_are_planned(planned, name):
     suite, labels = load(name), {p.label for p in planned(name)}
@@ -127,6 +136,33 @@ def test_how_much_imagenet_linear_is(planned):
     assert len(cells) == 18 * 2 * 2 + 7 * 2 + 1 + 2 * 2
     assert {p.cell.aim.validation for p in cells} == {0}
     assert {p.cell.training.data.dataset.name for p in cells} == {"imagenet"}
+
+
+def test_one_network_by_every_recipe(planned):
+    cells = planned("imagenet_recipes")
+    assert len(plan.trainings(cells)) == 3
+    assert len(cells) == 3 * 8 * 2
+    tests = {(c.cell.protocol.get("pooling"), c.cell.protocol.get("test", "center")) for c in cells}
+    assert {pooling for pooling, test in tests if test == "center"} == {
+        "rotnet_max",
+        "zhang_resize",
+        "goyal_avg",
+        "deepcluster_avg",
+        "kolesnikov_max",
+        "cpc_mean",
+    }
+    assert {one for one in tests if one[1] != "center"} == {
+        ("deepcluster_avg", "ten_softmax"),
+        ("asano_max", "ten_scores"),
+    }
+    # The steps on Places205 are those on ImageNet: 140,000 of 256 images, 85,000 of 2048.
+    for pooling, batch, steps in (("zhang_resize", 256, 140_000), ("cpc_mean", 2048, 85_000)):
+        (own,) = {
+            c.cell.protocol.get("epochs")
+            for c in cells
+            if c.cell.aim.dataset.name == "places205" and c.cell.protocol.get("pooling") == pooling
+        }
+        assert own * (2_448_873 // batch) == pytest.approx(steps, rel=0.03)
 
 
 @pytest.mark.parametrize(
