@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -313,3 +314,23 @@ def test_recipes_are_an_axis_and_a_cell_is_its_settings_however_they_were_writte
         planned(protocols='linear_probe = {recipe = "zang"}')
     with pytest.raises(BenchError, match="protocol 'knn' has no field 'recipe'"):
         planned(protocols='knn = {recipe = "zhang"}')
+
+
+def test_a_list_of_labeled_images_is_part_of_the_identity_by_its_digest(planned, home):
+    def cells(text):
+        return planned(
+            "[methods]\nnamer = {}", data=f'dataset = {{name = "imagenet"{text}}}', protocols="votes = {}"
+        )
+
+    (plain_,) = cells("")
+    assert dict(plain_.cell.training.data.dataset.settings) == {}  # came later: ids stay
+    (home / "some.txt").write_text("a.JPEG")
+    (one,) = cells(', label_file = "some.txt"')
+    found = hashlib.sha256(b"a.JPEG").hexdigest()
+    for unit in (one.cell.training.data.dataset, one.cell.aim.dataset):
+        assert dict(unit.settings) == {"label_file": "some.txt", "label_file_sha256": found}
+    (home / "some.txt").unlink()
+    (said,) = cells(f', label_file = "some.txt", label_file_sha256 = "{found}"')
+    assert said.cell == one.cell
+    with pytest.raises(BenchError, match=r"dataset: imagenet\.label_file: some\.txt is no file here"):
+        cells(', label_file = "some.txt"')
