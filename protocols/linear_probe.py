@@ -35,7 +35,7 @@ Batch: TypeAlias = "tuple[Tensor, Mapping[Tap, Tensor]]"  # labels (N,), feature
 class LinearProbe(Evaluation):
     """A logistic regression per layer, all layers and learning rates in one training.
 
-    Defaults are RotNet's recipe. What a layer's learning rate is, validation decides.
+    Defaults are RotNet's recipe; others are called by name, as ``recipe = "zhang"`` (linear_probe.toml). What a layer's learning rate is, validation decides.
 
     :param layers: the taps; () is all of the encoder's.
     :param pooling: a name of ``bench.pooling``, ``size`` its parameter. At most 9,600 numbers of an
