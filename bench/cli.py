@@ -170,6 +170,8 @@ def list_(what: str | None, fields: bool) -> int:
                 click.echo(f"  {name:22} {info.about}" + (f" [from description: {said}]" if said else ""))
                 for key, field in info.fields.items() if fields else ():
                     click.echo(f"      {key} = {field.default!r}  ({field.type})")
+                if fields and info.recipes:
+                    click.echo(f"      recipe = one of {', '.join(info.recipes)}")
     return 0
 
 

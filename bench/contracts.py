@@ -194,7 +194,12 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, dim)."""
-        return self.pool(self.trunk(self.input(images)))
+        return self.pool(self.maps(images))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The trunk's last maps (N, C, h, w), which ``pool`` and ``top`` read."""
+        maps: Tensor = self.trunk(self.input(images))
+        return maps
 
     def pool(self, maps: Tensor) -> Tensor:
         """The trunk's last maps (N, C, h, w) to features (N, dim)."""

@@ -119,7 +119,7 @@ def _axes(kind: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     def options(key: str, value: Any) -> list[Any]:
         if key == "name" or not isinstance(value, list):
             return [value]
-        if info.fields[key].sequence and not any(isinstance(v, list) for v in value):
+        if key in info.fields and info.fields[key].sequence and not any(isinstance(v, list) for v in value):
             return [value]
         return value
 

@@ -81,6 +81,11 @@ def later(default: Any) -> Any:
     return field(default=default, metadata={_LATER: True})
 
 
+def is_later(spec: dataclasses.Field[Any]) -> bool:
+    """Whether a field was made by :func:`later`."""
+    return bool(spec.metadata.get(_LATER))
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a method needs of its data, backbone and machine; unmet, its cells are skipped with the reason."""
@@ -204,7 +209,7 @@ def plain(value: Any) -> Any:
 
 
 def _told(spec: dataclasses.Field[Any], record: Any) -> bool:
-    return spec.compare and not (spec.metadata.get(_LATER) and getattr(record, spec.name) == spec.default)
+    return spec.compare and not (is_later(spec) and getattr(record, spec.name) == spec.default)
 
 
 def digest(value: Any, length: int = 10) -> str:

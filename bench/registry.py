@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.code import closure_digest, module_file
-from bench.records import BenchError, Unit, freeze
+from bench.records import BenchError, Unit, freeze, is_later
 
 KINDS = {"method": "methods", "protocol": "protocols", "dataset": "bench.data", "backbone": "bench.backbones"}
+RECIPE = "recipe"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Field:
     default: Any = None
     required: bool = False
     sequence: bool = False
+    later: bool = False  # came after ids were given (records.later)
+
+    def left_out(self, value: Any) -> bool:
+        """Whether ids are told without it."""
+        return self.later and freeze(value) == freeze(self.default)
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,27 @@ class Info:
         default_factory=dict
     )  # class-level facts: sees_labels, needs, classes...
 
+    @property
+    def recipes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Settings under a name, as papers published them: the tables of the .toml file beside the unit's."""
+        return _recipes(module_file(self.module).with_suffix(".toml"))
+
+    def takes(self, key: str) -> bool:
+        """Whether a suite may write this key: a field, or ``recipe`` where the unit has some."""
+        return key in self.fields or (key == RECIPE and bool(self.recipes))
+
+    def written_out(self, settings: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        """Settings with those of their recipe, if they name one; what stands beside it wins."""
+        if RECIPE not in settings or RECIPE in self.fields:
+            return settings
+        name, known = settings[RECIPE], self.recipes
+        if name not in known:
+            raise BenchError(f"{where}: {self.name} has no recipe {name!r}{suggest(str(name), known)}")
+        return {**known[name], **{k: v for k, v in settings.items() if k != RECIPE}}
+
     def resolve(self, settings: Mapping[str, Any], where: str) -> Unit:
         """The unit with every default written out; unknown fields and wrong types are told in one line."""
+        settings = self.written_out(settings, where)
         for key, value in settings.items():
             if key not in self.fields:
                 raise BenchError(
@@ -71,8 +97,19 @@ class Info:
         missing = [k for k, f in self.fields.items() if f.required and k not in settings]
         if missing:
             raise BenchError(f"{where}: {self.kind} {self.name!r} needs a value for {missing[0]!r}")
-        values = {k: settings.get(k, f.default) for k, f in self.fields.items()}
-        return Unit.of(self.name, {k: _coerce(v, self.fields[k]) for k, v in values.items()})
+        values = {k: _coerce(settings.get(k, f.default), f) for k, f in self.fields.items()}
+        return Unit.of(self.name, {k: v for k, v in values.items() if not self.fields[k].left_out(v)})
+
+
+@functools.cache
+def _recipes(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    if not path.is_file():
+        return {}
+    try:
+        found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BenchError(f"{path}: not valid TOML: {error}") from error
+    return found
 
 
 def suggest(key: str, known: Iterable[str]) -> str:
@@ -326,7 +363,7 @@ def _field(spec: dataclasses.Field[Any], hint: Any) -> Field:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     sequence = any(typing.get_origin(o) in (tuple, list) or o in (tuple, list) for o in options)
     text = " | ".join(getattr(o, "__name__", str(o)) if not typing.get_args(o) else str(o) for o in options)
-    return Field(text, None if required else freeze(default), required, sequence)
+    return Field(text, None if required else freeze(default), required, sequence, is_later(spec))
 
 
 def _main(names: list[str]) -> int:

@@ -60,9 +60,9 @@ def _with_digests(info: Info, unit: Unit, where: str) -> Unit:
     """The SHA-256 of each file that a unit's result hangs on stands among its settings."""
     settings = dict(unit.settings)
     for name in info.traits.get("files", ()):
-        if settings[name]:
+        if settings.get(name):
             key = f"{name}_sha256"
-            settings[key] = _file_digest(str(settings[name]), str(settings[key]), f"{where}.{name}")
+            settings[key] = _file_digest(str(settings[name]), str(settings.get(key, "")), f"{where}.{name}")
     return Unit.of(unit.name, settings)
 
 

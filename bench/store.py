@@ -100,9 +100,11 @@ def _trial(one: Planned) -> dict[str, Any]:
 
 
 def _aimed(cell: Cell) -> dict[str, Any]:
-    """On which classes alone, and by which features, where they were rounded, a protocol judged."""
+    """On which classes alone, by which features, where they were rounded, and by whose labels a protocol judged."""
     names = {"classes": "target_classes", "features": "features"}
-    return {names[key]: value for key, value in plain(cell.aim).items() if key in names}
+    found = {names[key]: value for key, value in plain(cell.aim).items() if key in names}
+    listed = cell.aim.dataset.get("label_file")
+    return found | ({"target_label_file": listed} if listed else {})
 
 
 def _json(value: Any) -> str:

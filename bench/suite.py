@@ -284,7 +284,7 @@ def _units(kind: str, value: Any, defined: Any, where: str) -> dict[str, dict[st
         name = settings.pop("use")
         info = find(kind, name, f"{where}.{label}")
         for key in settings:
-            if key not in info.fields:
+            if not info.takes(key):
                 raise BenchError(
                     f"{where}.{label}: {kind} {name!r} has no field {key!r}{suggest(key, info.fields)}"
                 )
@@ -336,7 +336,7 @@ def _named(kind: str, value: Any, where: str) -> dict[str, Any]:
         )
     info = find(kind, named["name"], where)
     for key in named:
-        if key != "name" and key not in info.fields:
+        if key != "name" and not info.takes(key):
             raise BenchError(
                 f"{where}: {kind} {named['name']!r} has no field {key!r}{suggest(key, info.fields)}"
             )

@@ -21,7 +21,9 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
+from bench.records import later
 from bench.training import Schedule, descend, epoch_batches
+from protocols._crops import Linear, ten_crop_scores
 from protocols._features import chained, column, features, frozen, random_view, read
 from protocols._heads import Descent, Heads
 from protocols._scores import accuracies, best, labeled, top
@@ -33,7 +35,7 @@ Batch: TypeAlias = "tuple[Tensor, Mapping[Tap, Tensor]]"  # labels (N,), feature
 class LinearProbe(Evaluation):
     """A logistic regression per layer, all layers and learning rates in one training.
 
-    Defaults are RotNet's recipe. What a layer's learning rate is, validation decides.
+    Defaults are RotNet's recipe; others are called by name, as ``recipe = "zhang"`` (linear_probe.toml). What a layer's learning rate is, validation decides.
 
     :param layers: the taps; () is all of the encoder's.
     :param pooling: a name of ``bench.pooling``, ``size`` its parameter. At most 9,600 numbers of an
@@ -44,6 +46,9 @@ class LinearProbe(Evaluation):
     :param augment: ``crop_flip``: the frozen encoder runs in every step; ``none``: features are cached.
     :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped).
     :param select: ``last`` epoch, or the epoch that was ``best`` on validation.
+    :param test: what is judged: the ``center`` of an image, or ten crops of ``side``, whose probabilities
+        (``ten_softmax``: DeepCluster's code) or scores (``ten_scores``: Asano et al.'s) are averaged. Choices rest
+        on centers alone.
     """
 
     paper: ClassVar[str] = (
@@ -73,6 +78,7 @@ class LinearProbe(Evaluation):
     side: int = 0
     pad: int = 4
     select: str = "last"
+    test: str = later("center")
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -80,6 +86,8 @@ class LinearProbe(Evaluation):
                 raise BenchError(
                     f"linear_probe.{name} is {getattr(self, name)!r}; write {' or '.join(known)}"
                 )
+        if self.test != "center" and not self.side:
+            raise BenchError(f"linear_probe.test is {self.test!r}, which needs a side, as in side = 224")
 
     def taps(self, encoder: Encoder) -> Sequence[Tap]:
         """All layers; none when each step sees a new crop."""
@@ -102,18 +110,29 @@ class LinearProbe(Evaluation):
             tap: Heads(dims[tap], target.classes, descent, self.feature_norm, run.device) for tap in taps
         }
         kept = self._train(heads, model, target, judged, run)
+        chosen: dict[Tap, tuple[float, Linear]] = {}
         for tap in taps:
-            found = (kept[tap].weight, kept[tap].bias) if self.select == "best" else heads[tap].folded()
-            yield from self._judge(tap, *found, judged)
+            weight, bias = (
+                (kept[tap].weight, kept[tap].bias) if self.select == "best" else heads[tap].folded()
+            )
+            one = best(judged["validation"].top1(tap, weight, bias)) if len(weight) > 1 else 0
+            chosen[tap] = self.learning_rates[one], (weight[one], bias[one])
+        linear = {tap: head for tap, (_, head) in chosen.items()}
+        crops = {split: self._crops(model.encoder, parts[split], linear, run) for split in judged}
+        for tap, (rate, head) in chosen.items():
+            yield Measurement("lr", rate, column(tap.layer), "validation")
+            for split, part in judged.items():
+                scores = crops[split][tap][part.rows] if crops[split] else part.scores(tap, *head)
+                yield from accuracies(scores, part.labels, layer=column(tap.layer), split=split)
 
-    def _judge(
-        self, tap: Tap, weight: Tensor, bias: Tensor, judged: Mapping[str, _Judged]
-    ) -> Iterator[Measurement]:
-        chosen = best(judged["validation"].top1(tap, weight, bias)) if len(weight) > 1 else 0
-        yield Measurement("lr", self.learning_rates[chosen], column(tap.layer), "validation")
-        for split, part in judged.items():
-            scores = part.scores(tap, weight[chosen], bias[chosen])
-            yield from accuracies(scores, part.labels, layer=column(tap.layer), split=split)
+    def _crops(
+        self, encoder: Encoder, samples: Samples, linear: Mapping[Tap, Linear], run: Run
+    ) -> Mapping[Tap, Tensor]:
+        """Class scores (N, C) by ten crops of each image, for each layer; nothing where centers are judged."""
+        if self.test == "center":
+            return {}
+        softmax = self.test == "ten_softmax"
+        return ten_crop_scores(encoder, samples.images, linear, run, softmax=softmax)
 
     def _train(
         self,
@@ -161,6 +180,7 @@ _CHOICES = {
     "feature_norm": ("batch", "standardize", "none"),
     "augment": ("none", "crop_flip"),
     "select": ("last", "best"),
+    "test": ("center", "ten_softmax", "ten_scores"),
 }
 
 

@@ -247,8 +247,10 @@ class _Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.settled = p.batch_norm == "frozen"
-        self.trunk = nn.Sequential(copy.deepcopy(encoder.input), copy.deepcopy(encoder.trunk))
+        self.trunk = copy.deepcopy(encoder)
+        self.whole = p.fresh == "fc8" and encoder.top is None  # nothing lies between its features and fc8
         self.top, width = _top(p, encoder, generator)
+        self.trunk.top = None
         drop = nn.Dropout(p.dropout) if p.train == "fc8" else nn.Identity()  # others bring their own
         self.head = nn.Sequential(drop, nn.Linear(width, classes))
         drawn(self.head, 0.01, 0.1, generator)
@@ -262,8 +264,8 @@ class _Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trunk not in self.fixed):
-            maps = self.trunk(images)
-        scores: Tensor = self.head(self.top(maps))
+            found = self.trunk(images) if self.whole else self.trunk.maps(images)
+        scores: Tensor = self.head(self.top(found))
         return scores
 
     def train(self, mode: bool = True) -> _Classifier:
@@ -278,13 +280,11 @@ class _Classifier(nn.Module):
 
 def _top(p: VocClassification, encoder: Encoder, generator: torch.Generator) -> tuple[nn.Module, int]:
     """What lies between the convolutions and the classifier, and its width."""
-    top = (
-        copy.deepcopy(encoder.top)
-        if encoder.top is not None
-        else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    )
+    top = nn.Identity() if encoder.top is None else copy.deepcopy(encoder.top)
     if p.fresh == "fc8":
         return top, encoder.dim
+    if not encoder.layers:
+        raise BenchError('voc_classification.fresh is "fc6-8", and this network has no maps; write "fc8"')
     width = encoder.dim
     if not any(isinstance(part, nn.Linear) for part in top.modules()):
         width = p.hidden

@@ -55,7 +55,7 @@ class VocSvm(Evaluation):
         "Goyal, Mahajan, Gupta & Misra, Scaling and Benchmarking Self-Supervised Visual Representation "
         "Learning, ICCV 2019"
     )
-    needs: ClassVar[TargetNeeds] = TargetNeeds(annotation="multilabel")
+    needs: ClassVar[TargetNeeds] = TargetNeeds(annotation="multilabel", spatial=True)
 
     layers: tuple[str, ...] = ()
     pooling: str = "dims_avg"

@@ -49,5 +49,8 @@ def test_the_wheel_holds_the_published_numbers_and_the_data_files(tmp_path):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     held = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    data = [p for p in (ROOT / "bench").rglob("*") if p.suffix in {".toml", ".html", ".css", ".js", ".j2"}]
+    folders = [ROOT / name for name in ("bench", "methods", "protocols")]
+    kinds = {".toml", ".html", ".css", ".js", ".j2"}
+    data = [p for folder in folders for p in folder.rglob("*") if p.suffix in kinds]
+    assert ROOT / "protocols" / "linear_probe.toml" in data
     assert {"bench/published.csv", *(p.relative_to(ROOT).as_posix() for p in data)} <= held

@@ -11,18 +11,25 @@ import torch
 
 from bench.contracts import Dataset, Samples
 from bench.data._files import content_name, known_split
+from bench.data._label_files import shown
 from bench.data.sources import Streamed
-from bench.records import BenchError
+from bench.records import BenchError, later
 
 _ENDINGS = (".jpeg", ".jpg", ".png")
 
 
+@dataclass(frozen=True)
 class _Folders(Dataset):
     """``root/NAME/{train,val}/CLASS/*``; labels are places in the sorted list of class folders."""
+
+    files: ClassVar[tuple[str, ...]] = ("label_file",)
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
     test_split: ClassVar[str] = "val"
     request: ClassVar[str]  # where the files can be had
+
+    label_file: str = later("")
+    label_file_sha256: str = later("")
 
     def load(self, split: str, root: Path) -> Samples:
         """One split; its images are listed here and read when they are asked for."""
@@ -34,7 +41,10 @@ class _Folders(Dataset):
             found = self._images(root / self.name / split / name)
             paths += found
             labels += [label] * len(found)
-        return Samples(content_name(self, split, str(root)), Streamed(paths), torch.tensor(labels))
+        known = torch.tensor(labels)
+        if self.label_file and split == "train":
+            known = shown(known, paths, Path(self.label_file).expanduser(), self.label_file_sha256)
+        return Samples(content_name(self, split, str(root)), Streamed(paths), known)
 
     def get(self, root: Path) -> None:
         """These files cannot be downloaded freely.
@@ -79,7 +89,12 @@ class _Folders(Dataset):
 
 @dataclass(frozen=True)
 class ImageNet(_Folders):
-    """1.28 million training images of a thousand classes; judged on the 50,000 of "val", as is usual."""
+    """1.28 million training images of a thousand classes; judged on the 50,000 of "val", as is usual.
+
+    :param label_file: a list of the training images whose labels are known, one a line (or S4L's JSON): the
+        published 1% and 10%. The others are there without a label. "": all are known.
+    :param label_file_sha256: written by the plan; where a suite says it, the file must have it.
+    """
 
     name: ClassVar[str] = "imagenet"
     classes: ClassVar[int] = 1000
@@ -88,7 +103,10 @@ class ImageNet(_Folders):
 
 @dataclass(frozen=True)
 class Places205(_Folders):
-    """2.4 million training images of 205 kinds of places; judged on "val", as is usual."""
+    """2.4 million training images of 205 kinds of places; judged on "val", as is usual.
+
+    :param label_file: as ImageNet's.
+    """
 
     name: ClassVar[str] = "places205"
     classes: ClassVar[int] = 205

@@ -28,7 +28,8 @@ def network(name: str, generator: torch.Generator) -> tuple[nn.Module, tuple[str
     source, _, model = name.partition(":")
     if not model:
         raise BenchError(
-            f'checkpoint.network is {name!r}; write "torchvision:NAME", "timm:NAME" or "package.module:factory"'
+            f'checkpoint.network is {name!r}; write "torchvision:NAME", "timm:NAME", "package.module:factory" or '
+            '"program"'
         )
     with torch.random.fork_rng(devices=[]):  # torch's own initialization draws from the global generator
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
@@ -112,18 +113,27 @@ class Foreign(Encoder):
                     f"more than once; maps come from: {', '.join(order[:40])}"
                 )
         super().__init__(
-            input=_Normalize(mean, std),
+            input=Normalize(mean, std),
             trunk=net,  # type: ignore[arg-type]  # read through hooks, not as a sequence
             layers=layers,
             channels={n: shapes[n][1] for n in layers},
             strides={n: max(1, round(side / shapes[n][3])) for n in layers},
-            dim=_features(output).shape[1],
+            dim=as_features(output).shape[1],
         )
         self.dropped = tuple(dropped)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, dim)."""
-        return _features(self.trunk(self.input(images)))
+        return as_features(self.trunk(self.input(images)))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The maps at the last layer: what a protocol that makes new layers puts them on.
+
+        :raises BenchError: a network without maps.
+        """
+        if not self.layers:
+            raise BenchError("this network gives no maps (N, C, H, W) that new layers could read")
+        return self.activations(images, self.layers[-1:])[self.layers[-1]]
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The maps at the named modules; stops at the highest one."""
@@ -161,7 +171,9 @@ class _DoneError(Exception):
     """All that was asked for is there."""
 
 
-class _Normalize(nn.Module):
+class Normalize(nn.Module):
+    """Pixels to what most networks of others take: [0, 1], less a mean a channel, over a deviation."""
+
     mean: Tensor
     std: Tensor
 
@@ -174,7 +186,11 @@ class _Normalize(nn.Module):
         return (unit(images) - self.mean) / self.std
 
 
-def _features(output: object) -> Tensor:
+def as_features(output: object) -> Tensor:
+    """What a network returned as (N, d): maps by their mean.
+
+    :raises BenchError: it returned something else.
+    """
     if not isinstance(output, Tensor) or output.ndim not in {2, 4}:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise BenchError(f"checkpoint.network returns {shape}, neither features (N, d) nor maps (N, C, H, W)")

@@ -58,7 +58,8 @@ def read(path: Path) -> dict[str, Tensor]:
         ) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise BenchError(
-            f"{path}: neither a safetensors file nor a state dict ({_reason(error)}); TorchScript is not read"
+            f"{path}: neither a safetensors file nor a state dict ({_reason(error)}); of TorchScript or an exported "
+            'program, write network = "program"'
         ) from error
     found = dict(_flat(whole, ()))
     if not found:

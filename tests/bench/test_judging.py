@@ -14,6 +14,8 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from bench import plan, plots, registry, tables, tensors, worker
 from bench.artifacts import cell_id, file_digest, folder, training_id
+from bench.data import _write_voc
+from bench.data.scenes import Scenes
 from bench.records import BenchError, Unit, cell_from, plain
 from bench.store import collect
 from bench.suite import parse
@@ -168,10 +170,7 @@ def seeded(make):
     ],
 )
 def test_a_file_goes_through_the_protocols_from_one_line(judge, home, network, layers):
-    source, _, name = network.partition(":")
-    models = pytest.importorskip(source) if source == "timm" else torchvision.models
-    net = seeded(lambda: getattr(models, "create_model" if source == "timm" else "get_model")(name))
-    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, home / "w.pt")
+    net = saved(network, home / "w.pt")
     rows, cells = judge(
         f'{SCENES}[methods]\nmine = {{use = "checkpoint", file = "w.pt", network = "{network}", side = 64}}\n'
     )
@@ -184,6 +183,106 @@ def test_a_file_goes_through_the_protocols_from_one_line(judge, home, network, l
     kept = tensors.read(folder(home / "runs", cells[0].cell.training).model)
     own = {k: v for k, v in net.state_dict().items() if not k.startswith(("fc", "classifier.6"))}
     assert all(torch.equal(kept[f"encoder.trunk.{k}"], v) for k, v in own.items())
+
+
+def saved(network, path):
+    """A network with random weights, whose state dict lies at ``path`` as DataParallel would name it."""
+    source, _, name = network.partition(":")
+    models = pytest.importorskip(source) if source == "timm" else torchvision.models
+    net = seeded(lambda: getattr(models, "create_model" if source == "timm" else "get_model")(name))
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
+    return net
+
+
+ANYBODYS = """
+budget = 0
+
+[data]
+dataset = "voc_scenes"
+
+[methods]
+alexnet = {use = "checkpoint", file = "alexnet.pth", network = "torchvision:alexnet"}
+resnet50 = {use = "checkpoint", file = "resnet50.pth", network = "torchvision:resnet50"}
+efficientnet = {use = "checkpoint", file = "efficientnet.pth", network = "timm:tf_efficientnet_lite0"}
+vit = {use = "checkpoint", file = "vit.pth", network = "timm:vit_tiny_patch16_224"}
+
+[protocols]
+linear_probe = {augment = "none", epochs = 2, side = 64, size = 512, pooling = "dims_avg"}
+knn = {k = 5, side = 64}
+retrieval = {k = [1, 5], side = 64, queries = 2, shown = 3, picture_side = 32}
+new_top = {use = "voc_classification", steps = 2, batch_size = 8, side = 64, hidden = 32, crops = 2}
+features = {use = "voc_classification", train = "all", fresh = "fc8", steps = 2, batch_size = 8, side = 64, crops = 2}
+on_output = {use = "linear_probe", augment = "none", epochs = 2, side = 224, layers = ["output"], pooling = "none", size = 0}
+
+[[grid]]
+methods = ["alexnet", "resnet50", "efficientnet"]
+target = {dataset = {name = "scenes", side = 64, train = 40, test = 16}, validation = 8}
+protocols = ["linear_probe", "knn", "retrieval"]
+
+[[grid]]
+methods = ["alexnet", "resnet50", "efficientnet"]
+target = {validation = 0}
+protocols = ["new_top", "features"]
+
+[[grid]]
+methods = ["vit"]
+target = {dataset = {name = "scenes", side = 64, train = 40, test = 16}, validation = 8}
+protocols = ["linear_probe", "on_output"]
+"""
+
+
+@pytest.mark.slow
+def test_networks_of_other_makes_go_through_the_protocols_from_one_line_each(judge, home):
+    for network, file in {
+        "torchvision:alexnet": "alexnet",
+        "torchvision:resnet50": "resnet50",
+        "timm:tf_efficientnet_lite0": "efficientnet",
+        "timm:vit_tiny_patch16_224": "vit",
+    }.items():
+        saved(network, home / f"{file}.pth")
+    _write_voc.write(Scenes(side=96, train=24, test=12, objects=3), home / "data" / "scenes_voc")
+    rows, _ = judge(ANYBODYS)
+    status = {
+        (r["label"], r["protocol"], json.loads(r["protocol_settings"]).get("fresh", "")): r["status"]
+        for r in rows
+    }
+    protocols = [("knn", ""), ("linear_probe", ""), ("retrieval", "")]
+    protocols += [("voc_classification", "fc6-8"), ("voc_classification", "fc8")]
+    for label in ("alexnet", "resnet50", "efficientnet"):
+        assert {status[label, *p] for p in protocols} == {"ok"}, label
+    told = {r["status"]: r for r in rows if r["label"] == "vit" and r["metric"] != "lr"}
+    assert told["skipped"]["reason"] == (
+        'linear_probe reads maps; the network of checkpoint has none: write layers = ["output"]'
+    )
+    assert told["ok"]["metric"].startswith("top")
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_program_is_judged_by_its_output_and_the_rest_is_skipped(judge, home):
+    net = seeded(lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU()))
+    torch.jit.script(net).save(home / "w.pt")
+    rows, _ = judge(
+        'data = {dataset = {name = "scenes", side = 32, train = 60, test = 24}}\n'
+        "target = {validation = 12}\n"
+        'methods = {mine = {use = "checkpoint", file = "w.pt", network = "program", side = 32}}\n'
+        "[protocols]\nknn = {k = 5}\nretrieval = {k = [1]}\nlinear_svm = {costs = [1.0]}\nfilters = {}\n"
+        "clustering = {restarts = 1}\nlinear_probe = {}\nfine_tune = {}\nvoc_svm = {}\n"
+        "voc_classification = {}\nvoc_detection = {}\nvoc_segmentation = {}\n"
+        'on_output = {use = "linear_probe", augment = "none", epochs = 2, layers = ["output"]}\n'
+    )
+    found = {}
+    for r in rows:
+        found.setdefault(r["protocol"], set()).add((r["status"], r["reason"].split(":")[0]))
+    maps = ("skipped", "{} reads maps; the network of checkpoint has none")
+    weights = ("skipped", "{} needs weights to train; checkpoint has none")
+    for name in ("knn", "linear_svm", "retrieval", "clustering"):
+        assert {status for status, _ in found.pop(name)} == {"ok"}, name
+    assert {status for status, _ in found["linear_probe"]} == {"ok", "skipped"}
+    for name in ("linear_probe", "filters", "voc_svm", "voc_detection", "voc_segmentation"):
+        assert (maps[0], maps[1].format(name)) in found.pop(name)
+    for name, told in found.items():
+        assert told == {(weights[0], weights[1].format(name))}
+    assert set(found) == {"fine_tune", "voc_classification"}
 
 
 def test_a_file_that_changes_is_another_model(home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from bench import plan
 from bench.artifacts import training_id
-from bench.records import Unit, cell_from, plain
+from bench.records import BenchError, Unit, cell_from, plain
 from bench.suite import parse
 
 
@@ -291,3 +292,45 @@ def test_records_survive_the_way_to_a_worker_and_back(planned):
         again = cell_from(plain(one.cell))
         assert again == one.cell
         assert training_id(again.training) == training_id(one.cell.training)
+
+
+def test_recipes_are_an_axis_and_a_cell_is_its_settings_however_they_were_written(planned):
+    both = planned(protocols='probe = {use = "linear_probe", recipe = ["zhang", "cpc"], epochs = 3}')
+    assert [p.cell.protocol.get("pooling") for p in both] == ["zhang_resize", "cpc_mean"]
+    assert [p.cell.protocol.get("epochs") for p in both] == [3, 3]
+    (written,) = planned(
+        protocols='linear_probe = {pooling = "cpc_mean", size = 0, feature_norm = "none", learning_rates = [0.1], '
+        "batch_size = 2048, nesterov = false, weight_decay = 0.0, drops = [0.5882352941176471, 0.8823529411764706], "
+        'gamma = 0.1, augment = "none", side = 224, epochs = 3}'
+    )
+    assert written.cell == both[1].cell
+    assert "test" not in dict(written.cell.protocol.settings)  # came later: ids stay
+    (set_,) = planned(
+        '[[set]]\nwhen = {protocol = "probe"}\nprotocol = {recipe = "kolesnikov"}\n[methods]\nwalker = {}',
+        protocols='probe = {use = "linear_probe", epochs = 3}',
+    )
+    assert (set_.cell.protocol.get("pooling"), set_.cell.protocol.get("epochs")) == ("kolesnikov_max", 3)
+    with pytest.raises(BenchError, match="linear_probe has no recipe 'zang'; did you mean 'zhang'"):
+        planned(protocols='linear_probe = {recipe = "zang"}')
+    with pytest.raises(BenchError, match="protocol 'knn' has no field 'recipe'"):
+        planned(protocols='knn = {recipe = "zhang"}')
+
+
+def test_a_list_of_labeled_images_is_part_of_the_identity_by_its_digest(planned, home):
+    def cells(text):
+        return planned(
+            "[methods]\nnamer = {}", data=f'dataset = {{name = "imagenet"{text}}}', protocols="votes = {}"
+        )
+
+    (plain_,) = cells("")
+    assert dict(plain_.cell.training.data.dataset.settings) == {}  # came later: ids stay
+    (home / "some.txt").write_text("a.JPEG")
+    (one,) = cells(', label_file = "some.txt"')
+    found = hashlib.sha256(b"a.JPEG").hexdigest()
+    for unit in (one.cell.training.data.dataset, one.cell.aim.dataset):
+        assert dict(unit.settings) == {"label_file": "some.txt", "label_file_sha256": found}
+    (home / "some.txt").unlink()
+    (said,) = cells(f', label_file = "some.txt", label_file_sha256 = "{found}"')
+    assert said.cell == one.cell
+    with pytest.raises(BenchError, match=r"dataset: imagenet\.label_file: some\.txt is no file here"):
+        cells(', label_file = "some.txt"')

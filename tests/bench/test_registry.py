@@ -240,3 +240,33 @@ def test_describing_is_done_in_a_child(home):
         "import sys; from bench import registry; registry.units('method'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- recipes and later fields --------------------------------------------------------------------
+
+
+def test_a_recipe_is_settings_by_name_and_what_stands_beside_it_wins(tmp_path, monkeypatch):
+    (tmp_path / "walk.toml").write_text("[slow]\nlr = 0.01\nwidths = [3]\n[fast]\nfast = true\n")
+    monkeypatch.setattr(registry, "module_file", lambda _: tmp_path / "walk.py")
+    assert INFO.takes("recipe")
+    assert resolved(recipe="slow") == resolved(lr=0.01, widths=[3])
+    assert resolved(recipe="slow", lr=1) == resolved(lr=1, widths=[3])
+    with pytest.raises(BenchError) as told:
+        resolved(recipe="slo")
+    assert str(told.value) == "x.toml: methods.walk: walk has no recipe 'slo'; did you mean 'slow'?"
+    monkeypatch.setattr(registry, "module_file", lambda _: tmp_path / "run.py")
+    assert not INFO.takes("recipe")
+    with pytest.raises(BenchError, match="walk has no recipe 'slow'"):
+        resolved(recipe="slow")
+
+
+def test_a_field_that_came_later_is_left_out_where_it_has_its_default():
+    info = Info(
+        "method",
+        "walk",
+        "m",
+        "W",
+        fields={"a": Field("int", 1), "b": Field("tuple[int, ...]", (1,), sequence=True, later=True)},
+    )
+    assert info.resolve({}, "x") == info.resolve({"b": [1]}, "x") == Unit.of("walk", {"a": 1})
+    assert info.resolve({"b": [2]}, "x") == Unit.of("walk", {"a": 1, "b": (2,)})

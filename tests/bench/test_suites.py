@@ -107,7 +107,17 @@ def test_every_table_is_made_of_no_result_and_finds_its_published_numbers(planne
 
 @pytest.mark.parametrize(
     "name",
-    ["imagenet_linear", "cifar_svhn", "cifar_infomax", "lecture_embedded", *ABLATIONS, *SEMI, *EMBEDDED],
+    [
+        "imagenet_linear",
+        "imagenet_recipes",
+        "imagenet_semi",
+        "cifar_svhn",
+        "cifar_infomax",
+        "lecture_embedded",
+        *ABLATIONS,
+        *SEMI,
+        *EMBEDDED,
+    ],
 )
 def test_figures_and_tables_are_about_labels_that_are_planned(planned, name):
     suite, labels = load(name), {p.label for p in planned(name)}
@@ -127,6 +137,72 @@ def test_how_much_imagenet_linear_is(planned):
     assert len(cells) == 18 * 2 * 2 + 7 * 2 + 1 + 2 * 2
     assert {p.cell.aim.validation for p in cells} == {0}
     assert {p.cell.training.data.dataset.name for p in cells} == {"imagenet"}
+
+
+S4L_LISTS = {
+    "label_map_count_13000_index_0": "18c3b29ae82707809a3509d039ce49d4f568be5af527c42414c8a18818a51acf",
+    "label_map_count_128000_index_0": "10b8703cf81452a852536fc5c7fd21c1abc3ac0997997dffaaec4a1a86087c17",
+}
+
+
+def test_few_labels_of_imagenet_are_those_of_s4ls_lists(planned):
+    cells = planned("imagenet_semi")
+    one, ten = S4L_LISTS.items()
+    for label in ("supervised_10", "s4l", "vat", "vat_entmin"):
+        (cell,) = some(cells, label)
+        assert settings(cell.training.data.dataset, "label_file", "label_file_sha256") == ten
+        assert (cell.training.budget, cell.training.data.labels) == ("200 epochs", "all")
+        assert [200 * d for d in cell.training.method.get("drops")] == pytest.approx([140, 160, 180])
+    (cell,) = some(cells, "supervised_1")
+    assert settings(cell.training.data.dataset, "label_file", "label_file_sha256") == one
+    assert cell.training.budget == "1000 epochs"
+    method = cell.training.method
+    assert settings(method, "lr", "weight_decay", "batch_size", "warmup") == (
+        0.01,
+        0.01,
+        256,
+        5 * (13_000 // 256),
+    )
+    assert settings(
+        some(cells, "supervised_10")[0].training.method, "lr", "weight_decay", "batch_size", "warmup"
+    ) == (
+        0.1,
+        1e-3,
+        256,
+        5 * (128_000 // 256),
+    )
+    for label in ("random", "instance_discrimination"):
+        found = some(cells, label, "fine_tune")
+        assert {settings(c.aim.dataset, "label_file", "label_file_sha256") for c in found} == {one, ten}
+        assert {c.training.data.dataset.settings for c in found} == {()}
+        assert len({c.training for c in found}) == 1
+
+
+def test_one_network_by_every_recipe(planned):
+    cells = planned("imagenet_recipes")
+    assert len(plan.trainings(cells)) == 3
+    assert len(cells) == 3 * 8 * 2
+    tests = {(c.cell.protocol.get("pooling"), c.cell.protocol.get("test", "center")) for c in cells}
+    assert {pooling for pooling, test in tests if test == "center"} == {
+        "rotnet_max",
+        "zhang_resize",
+        "goyal_avg",
+        "deepcluster_avg",
+        "kolesnikov_max",
+        "cpc_mean",
+    }
+    assert {one for one in tests if one[1] != "center"} == {
+        ("deepcluster_avg", "ten_softmax"),
+        ("asano_max", "ten_scores"),
+    }
+    # The steps on Places205 are those on ImageNet: 140,000 of 256 images, 85,000 of 2048.
+    for pooling, batch, steps in (("zhang_resize", 256, 140_000), ("cpc_mean", 2048, 85_000)):
+        (own,) = {
+            c.cell.protocol.get("epochs")
+            for c in cells
+            if c.cell.aim.dataset.name == "places205" and c.cell.protocol.get("pooling") == pooling
+        }
+        assert own * (2_448_873 // batch) == pytest.approx(steps, rel=0.03)
 
 
 @pytest.mark.parametrize(

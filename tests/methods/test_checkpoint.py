@@ -166,9 +166,9 @@ def test_other_files_are_told_in_one_line(tmp_path, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torchscript_is_refused_by_name(tmp_path):
+def test_a_program_is_no_state_dict_and_the_line_says_what_to_write(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "w.pt")
-    with pytest.raises(BenchError, match="TorchScript is not read"):
+    with pytest.raises(BenchError, match='or an exported program, write network = "program"'):
         weights.read(tmp_path / "w.pt")
 
 

@@ -74,6 +74,25 @@ def test_all_layers_and_rates_cost_little_more_than_one_head(stem, side, tmp_pat
     assert ratio <= 1.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("stem", "side"), [("3x3", 32), ("7x7", 64)])
+def test_52_heads_cost_at_most_two_of_one(stem, side, tmp_path, one_thread):
+    """13 learning rates on 4 layers in one training, the encoder's forward pass in every step."""
+    model, source = made("resnet18", stem=stem), images(64, side)
+    run = Session(tmp_path, seed=0, device=CPU, cache=FileCache(tmp_path))
+    rates = tuple(0.001 * 2**k for k in range(13))
+    every = {"batch_size": 64, "layers": LAYERS[1:], "learning_rates": rates}
+    many, one = (
+        registry.load("protocol", Unit.of("linear_probe", settings))
+        for settings in (every, {"batch_size": 64, "layers": LAYERS[-1:]})
+    )
+    stepper = Stepper(many, model, source, run)
+    assert sum(heads.count for heads in stepper.heads.values()) == 52
+    ratio = in_turns(stepper, Stepper(one, model, source, run), 10)
+    tell(f"linear probe, 52 heads over one, {stem} at {side} px", ratio, "at most 2")
+    assert ratio <= 2
+
+
 class Bare:
     """Logits, the softmax's gradient, the weight's gradient, and a plain step along it."""
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from bench.augment import CenterCrop, Resize
-from bench.contracts import BenchError, Tap
+from bench.contracts import BenchError, Evaluation, Measurement, Tap
+from protocols import knn
 from protocols._features import BATCH, collapsed, features, in_order
 from protocols.clustering import Clustering
+from protocols.embedding import Embedding
 from protocols.error import Error
+from protocols.filters import Filters
 from protocols.knn import Knn
 from protocols.linear_probe import LinearProbe
 from protocols.linear_svm import LinearSvm
 from protocols.mlp_probe import MlpProbe
 from protocols.retrieval import Retrieval
+from protocols.small_validation import SmallValidation
+from protocols.voc_svm import VocSvm
 
 PROBE = LinearProbe(augment="none", epochs=2, batch_size=32, pooling="dims_max", size=64)
 
@@ -75,6 +84,66 @@ def test_all_frozen_protocols_after_the_first_do_no_pass(model, target, make_run
         assert sum(passes) == len(target.train) + len(target.validation) + len(target.test)
         # Those that read the training images read all splits; error, alone, leaves the training set to the next.
         assert passes[0] == sum(passes) - (len(target.train) if first == 2 else 0)
+
+
+# Every protocol that announces what it reads of a frozen encoder, small.
+FROZEN = {
+    "linear_probe": PROBE,
+    "knn": Knn(k=5),
+    "error": Error(),
+    "small_validation": SmallValidation(sizes=(5, 10)),
+    "linear_svm": LinearSvm(costs=(1.0,)),
+    "voc_svm": VocSvm(size=64, side=0, costs=(0.1, 1.0), shot_costs=(0.1, 1.0), shots=(2, 4), draws=2),
+    "mlp_probe": MlpProbe(epochs=1, layer="conv1", pooling="dims_max", size=32),
+    "retrieval": Retrieval(layer="conv2", pooling="dims_avg", size=64, k=(1,), queries=2),
+    "clustering": Clustering(restarts=1),
+    "filters": Filters(images=4, units=2),
+    "embedding": Embedding(images=40, iterations=250, picture_side=100),
+}
+
+
+def test_every_protocol_that_reads_frozen_features_is_counted_below():
+    reading = set()
+    for path in Path(knn.__file__).parent.glob("[a-z]*.py"):
+        inside = vars(importlib.import_module(f"protocols.{path.stem}")).values()
+        own = [
+            c
+            for c in inside
+            if isinstance(c, type) and issubclass(c, Evaluation) and c.taps is not Evaluation.taps
+        ]
+        reading |= {path.stem for c in own if c.__module__ == f"protocols.{path.stem}"}
+    assert reading == set(FROZEN)
+
+
+def test_from_the_cache_every_frozen_protocol_gives_the_same_numbers_without_a_pass(model, target, make_run):
+    """Against a run that keeps nothing, where each protocol encodes for itself: equal to the last bit."""
+    model.head = torch.nn.Linear(16, 3)
+    target = replace(
+        target, **{split: several(getattr(target, split)) for split in ("train", "validation", "test")}
+    )
+    cached = make_run(taps=[tap for p in FROZEN.values() for tap in p.taps(model.encoder)])
+    seen = _count(model)
+    list(FROZEN["knn"].evaluate(model, target, cached))
+    assert sum(seen) == len(target.train) + len(target.validation) + len(target.test)
+    for name, protocol in FROZEN.items():
+        cached.saved = None  # a checkpoint is one protocol's
+        seen.clear()
+        found = numbers(protocol.evaluate(model, target, cached))
+        assert seen == [], name
+        alone = numbers(protocol.evaluate(model, target, make_run(weights_digest="")))
+        assert seen != [], name
+        assert found == alone != [], name
+
+
+def numbers(found):
+    return [m for m in found if isinstance(m, Measurement)]
+
+
+def several(samples):
+    """The same images, with one label or two as VOC has them."""
+    first = torch.nn.functional.one_hot(samples.labels, 3)
+    second = torch.nn.functional.one_hot((samples.labels + torch.arange(len(samples)) % 2) % 3, 3)
+    return replace(samples, multilabel=((first + second > 0) * 2 - 1).to(torch.int8))
 
 
 def test_half_precision_is_the_same_fresh_and_cached(model, target, make_run):

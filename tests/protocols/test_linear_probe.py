@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from torchvision.transforms.functional import ten_crop
 
-from bench.contracts import BenchError, Target
+from bench.augment import Resize
+from bench.contracts import BenchError, Tap, Target
+from protocols._crops import ten_crop_scores
 from protocols._heads import Descent, Heads
 from protocols.linear_probe import LinearProbe
 
@@ -166,3 +169,39 @@ def test_unlabeled_images_are_left_out(model, target, make_run):
 def test_unknown_words_are_refused(field):
     with pytest.raises(BenchError, match=field):
         LinearProbe(**{field: "x"})
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+@torch.no_grad()
+def test_ten_crops_are_torchvisions_and_their_scores_are_averaged(model, target, make_run, softmax):
+    generator = torch.Generator().manual_seed(0)
+    heads = {
+        Tap("conv1", "adaptive_avg", 2, 7): (torch.randn(3, 32, generator=generator), torch.randn(3)),
+        Tap("output", side=7): (torch.randn(3, 16, generator=generator), torch.randn(3)),
+    }
+    found = ten_crop_scores(model.encoder, target.test.images, heads, make_run(), softmax=softmax)
+    model.encoder.eval()
+    resized = Resize(8)(target.test.images.pixels, None)
+    expected = dict.fromkeys(heads, 0)
+    for crop in ten_crop(resized, 7):
+        maps = model.encoder.activations(crop, ["conv1"])["conv1"]
+        read = [F.adaptive_avg_pool2d(maps, 2).flatten(1), model.encoder(crop)]
+        for (tap, (weight, bias)), x in zip(heads.items(), read, strict=True):
+            scores = x @ weight.t() + bias
+            expected[tap] += (scores.softmax(1) if softmax else scores) / 10
+    for tap in heads:
+        torch.testing.assert_close(found[tap], expected[tap])
+
+
+def test_a_probe_may_be_judged_on_ten_crops(model, target, make_run):
+    ten, center = (
+        {"epochs": 6, "batch_size": 30, "pooling": "dims_max", "size": 128, "side": 7, "test": test}
+        for test in ("ten_softmax", "center")
+    )
+    one, other = (list(LinearProbe(**p).evaluate(model, target, make_run())) for p in (ten, center))
+    assert [(m.metric, m.layer, m.split) for m in one] == [(m.metric, m.layer, m.split) for m in other]
+    assert [m for m in one if m.metric == "lr"] == [m for m in other if m.metric == "lr"]
+    assert _values(one) != _values(other)
+    assert all(value > 60 for value in _values(one).values())
+    with pytest.raises(BenchError, match=r"linear_probe\.test is \'ten_scores\', which needs a side"):
+        LinearProbe(test="ten_scores")

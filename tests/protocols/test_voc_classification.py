@@ -13,6 +13,7 @@ from torchvision.transforms.functional import ten_crop
 from bench.backbones.alexnet import AlexNet
 from bench.contracts import BenchError, Draws, Model, Samples, Target
 from bench.data.sources import Resident
+from methods.parts.foreign import Foreign
 from protocols import voc_classification
 from protocols.voc_classification import ScaleCrop, VocClassification, _Classifier, presence_loss
 
@@ -142,3 +143,30 @@ def test_bad_settings_are_one_line():
         VocClassification(train="fc7")
     with pytest.raises(BenchError, match='fresh is "fc6-8", which fc8 alone does not train; write "fc8"'):
         VocClassification(train="fc8")
+
+
+@torch.no_grad()
+def test_a_foreign_network_gives_its_features_or_new_layers_read_its_last_maps():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5)
+    )
+    encoder = Foreign(net, (0.5,) * 3, (0.25,) * 3, (), 16).eval()
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    pixels = (images / 255 - 0.5) / 0.25
+    old = _Classifier(VocClassification(train="all", fresh="fc8"), encoder, 3, torch.Generator()).eval()
+    torch.testing.assert_close(old(images), old.head[1](net(pixels)))
+    new = _Classifier(VocClassification(hidden=7), encoder, 3, torch.Generator()).eval()
+    made = torch.nn.Sequential(new.top, new.head).modules()
+    fc6, fc7, fc8 = (part for part in made if isinstance(part, torch.nn.Linear))
+    grid = torch.nn.functional.adaptive_avg_pool2d(net[:2](pixels), 6).flatten(1)
+    torch.testing.assert_close(new(images), fc8(fc7(fc6(grid).relu()).relu()))
+    assert {p.requires_grad for p in new.trunk.parameters()} == {False}
+
+
+def test_new_layers_need_maps():
+    encoder = Foreign(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 5)), (0.5,) * 3, (0.25,) * 3, (), 8
+    )
+    with pytest.raises(BenchError, match='this network has no maps; write "fc8"'):
+        _Classifier(VocClassification(), encoder, 3, torch.Generator())

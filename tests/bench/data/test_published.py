@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from bench.data import assemble
 from bench.data.cifar import Cifar10, Cifar100
 from bench.data.digits import Digits
 from bench.data.folders import ImageNet, Places205
 from bench.data.stl10 import Stl10
 from bench.data.svhn import Svhn
-from bench.records import BenchError
+from bench.records import Aim, BenchError, Data, Unit
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 3, 32, 32), np.uint8)
@@ -218,6 +219,70 @@ def test_folders_that_disagree_are_told(tmp_path):
         ImageNet().load("train", tmp_path)
     with pytest.raises(BenchError, match="cannot be downloaded freely"):
         ImageNet().get(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cat/1.JPEG\nant/0.JPEG\n", "cat/1.png ant/0", '{"values": ["ant/0.JPEG", "cat/1.JPEG", "cat/1.JPEG"]}'],
+)
+def test_a_list_of_names_shows_some_labels_and_hides_the_rest(tmp_path, text):
+    write_folders(tmp_path)
+    (tmp_path / "some.txt").write_text(text)
+    dataset = Three(label_file=str(tmp_path / "some.txt"))
+    assert dataset.load("train", tmp_path).labels.tolist() == [0, -1, -1, -1, -1, 2]
+    assert dataset.load("val", tmp_path).labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert dataset.load("train", tmp_path).name != Three().load("train", tmp_path).name
+
+
+def test_names_alone_will_do_where_no_two_classes_share_them(tmp_path):
+    base = write_folders(tmp_path)
+    (base / "train" / "ant" / "0.JPEG").rename(base / "train" / "ant" / "ant_7.JPEG")
+    (tmp_path / "some.txt").write_text("ant_7.JPEG")
+    known = Three(label_file=str(tmp_path / "some.txt")).load("train", tmp_path).labels
+    assert (known.sort().values.tolist(), int(known.max())) == ([-1] * 5 + [0], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "cat/1.JPEG\ncow/3.JPEG",
+            "names 'cow/3', and no training image is called so; write one image a line",
+        ),
+        ("1.JPEG", "names '1', which more than one class has; write CLASS/NAME"),
+        ("", "names no image"),
+        ('{"names": []}', "not S4L's JSON"),
+        ('{"values": [3]}', "not S4L's JSON"),
+        (None, "cannot be read as a list of images"),
+    ],
+)
+def test_wrong_lists_of_names_are_told(tmp_path, text, told):
+    write_folders(tmp_path)
+    if text is not None:
+        (tmp_path / "some.txt").write_text(text)
+    with pytest.raises(BenchError) as error:
+        Three(label_file=str(tmp_path / "some.txt")).load("train", tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'some.txt'}: {told}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_that_changed_since_it_was_planned_is_told(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "some.txt").write_text("cat/1.JPEG")
+    with pytest.raises(BenchError, match="changed since it was planned"):
+        Three(label_file=str(tmp_path / "some.txt"), label_file_sha256="0" * 64).load("train", tmp_path)
+
+
+def test_methods_and_protocols_see_the_listed_labels_alone(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "some.txt").write_text("cat/1.JPEG\nant/0.JPEG\n")
+    dataset = Three(label_file=str(tmp_path / "some.txt"))
+    unit = Unit.of("places205", {"label_file": dataset.label_file})
+    seen, info = assemble.training_set(Data(unit), dataset, tmp_path, True, torch.device("cpu"))
+    assert (seen.labels.tolist(), info["labeled"], info["unlabeled"]) == ([0, -1, -1, -1, -1, 2], 2, 4)
+    judged, _ = assemble.target(Aim(unit, validation=0), dataset, tmp_path, torch.device("cpu"))
+    assert judged.train.labels.tolist() == [0, 2]
+    assert len(judged.test) == 6
 
 
 def test_digits_are_scikit_learns(tmp_path):
