@@ -24,12 +24,14 @@ from bench.contracts import (
     Samples,
     Target,
     TargetNeeds,
+    initialize,
 )
 from bench.metrics import AVERAGE_PRECISIONS, mean_ap
 from protocols._dense import drawn, settle
 from protocols._descent import Descending, Descent, backward, judged
 from protocols._features import SHORT_SIDE, frozen, in_order
 
+NARROW, BIAS = 0.01, 0.1  # a new classifier's deviation in any case, and Caffe's constant biases
 GRID = 6  # pool5's side, of what is made anew where the backbone has no fc6
 TEST_EPOCH = 1 << 40  # of the draws of the test crops: no training comes so far
 Batch: TypeAlias = "tuple[Tensor, Tensor]"  # images (N, 3, side, side), presence (N, C)
@@ -89,6 +91,8 @@ class VocClassification(Descending):
     :param fresh: what begins anew, ``fc8`` (the reference code's default) or ``fc6-8``; what is neither
         trained nor anew keeps its weights. A backbone without fc6 and fc7 gets new ones of ``hidden`` units on
         the last maps, averaged to 6x6, for ``fc6-8``, and none otherwise.
+    :param std: of the new layers' weights; layers much narrower than 4096 hardly pass it on. 0: by each
+        layer's inputs below the classifier (He et al., ICCV 2015), without the constant biases.
     :param crop: ``scale``: a window of ``side`` of the image resized by a factor in ``scale``; ``area``: a square
         of a share of the image in ``area``.
     :param test: ``random``: ``crops`` crops as in training, scores summed; ``ten``: the corners and the middle
@@ -107,6 +111,7 @@ class VocClassification(Descending):
     fresh: str = "fc6-8"
     hidden: int = 4096
     dropout: float = 0.5
+    std: float = 0.01
     steps: int = 80_000
     batch_size: int = 16
     lr: float = 0.001
@@ -230,7 +235,7 @@ class _Classifier(nn.Module):
         self.top, width = _top(p, encoder, generator)
         drop = nn.Dropout(p.dropout) if p.train == "fc8" else nn.Identity()  # others bring their own
         self.head = nn.Sequential(drop, nn.Linear(width, classes))
-        drawn(self.head, 0.01, 0.1, generator)
+        drawn(self.head, p.std or NARROW, BIAS if p.std else 0.0, generator)
         self.trunk.requires_grad_(p.train == "all")
         self.top.requires_grad_(p.train != "fc8")
         self.fixed = [
@@ -275,7 +280,10 @@ def _top(p: VocClassification, encoder: Encoder, generator: torch.Generator) -> 
         if isinstance(part, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - all batch norms
             part.reset_running_stats()
             part.reset_parameters()
-    drawn(top, 0.01, 0.1, generator)
+    if p.std:
+        drawn(top, p.std, BIAS, generator)
+    else:
+        initialize(top, generator)
     return top, width
 
 

@@ -9,9 +9,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
 
-from bench.augment import unit
 from bench.contracts import (
     BenchError,
     Encoder,
@@ -23,7 +21,7 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
-from protocols._dense import color as color_of
+from protocols._annotated import with_boxes
 from protocols._dense import draws, fitted, resized, whole
 from protocols._descent import Descending, Descent, backward, in_batches, judged
 from protocols._detections import DEFINITIONS, average_precisions
@@ -262,18 +260,6 @@ def _pictures(
     """The first images with their true boxes in white and confident detections in their class's color."""
     picks = [torch.tensor([i]) for i in range(min(count, len(samples)))]
     for i, (image,) in enumerate(whole(samples.images, picks)):
-        drawn_on = (unit(image).cpu() * 255).round().to(torch.uint8)
         sure = found[i]["scores"] >= SHOWN
-        boxes, labels = found[i]["boxes"][sure], found[i]["labels"][sure].tolist()
-        if len(truth[i]["boxes"]):
-            drawn_on = draw_bounding_boxes(drawn_on, truth[i]["boxes"], colors="white")
-        if len(boxes):
-            drawn_on = draw_bounding_boxes(
-                drawn_on, boxes, colors=[_color(label) for label in labels], width=2
-            )
-        yield Picture(f"detections-{i}", unit(drawn_on))
-
-
-def _color(label: int) -> tuple[int, int, int]:
-    red, green, blue = (color_of(label + 1) * 255).round().int().tolist()
-    return red, green, blue
+        shown = {name: values[sure] for name, values in found[i].items()}
+        yield Picture(f"detections-{i}", with_boxes(image, truth[i], shown))

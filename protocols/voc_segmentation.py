@@ -25,12 +25,12 @@ from bench.contracts import (
     TargetNeeds,
 )
 from bench.metrics import confusion_matrix, mean_iou
-from protocols._dense import alike, color, draws, resized, whole
+from protocols._annotated import IGNORED, with_masks
+from protocols._dense import alike, draws, resized, whole
 from protocols._descent import Descending, Descent, backward, in_batches, judged
 from protocols._fcn import Fcn, Segmenter
 from protocols._features import frozen
 
-IGNORED = 255
 GRAY = 0.45  # what lies beyond the border of an image that is smaller than the crop
 TEST = 8  # images at once where they are of one size
 Batch: TypeAlias = "tuple[list[Tensor], list[Tensor]]"  # images (3, h, w) and masks (h, w)
@@ -184,8 +184,7 @@ class _Training(Descent[Segmenter, Batch]):
         views = whole(samples.images, picks)
         for images, (pick, found) in zip(views, self._scores(samples, count), strict=True):
             for i, image, scores in zip(pick.tolist(), images, found, strict=True):
-                row = [unit(image).cpu(), _painted(masks[i]), _painted(scores.argmax(0).cpu())]
-                yield Picture(f"masks-{i}", torch.cat(row, 2))
+                yield Picture(f"masks-{i}", with_masks(image, masks[i], scores.argmax(0).cpu()))
 
 
 def _masks(samples: Samples) -> list[Tensor]:
@@ -219,9 +218,3 @@ def _crop(image: Tensor, mask: Tensor, side: int, place: list[float]) -> tuple[T
     mask = F.pad(mask, (0, more[1], 0, more[0]), value=IGNORED)
     top, left = (int(at * (length - side + 1)) for at, length in zip(place, mask.shape, strict=True))
     return image[:, top : top + side, left : left + side], mask[top : top + side, left : left + side]
-
-
-def _painted(mask: Tensor) -> Tensor:
-    """A mask (H, W) in VOC's colors (3, H, W)."""
-    palette = torch.stack([color(c) for c in range(256)])
-    return palette[mask.long()].permute(2, 0, 1)
