@@ -32,7 +32,7 @@ from bench.records import BenchError
 from bench.registry import suggest
 
 SELECTS = ("last", "median:N", "best_layer", "best_step", "oracle_layer", "oracle_step")
-_LOW = ("error", "loss", "mse", "nll", "perplexity")
+_LOW = ("entropy", "error", "loss", "mse", "nll", "perplexity")
 
 
 @dataclass(frozen=True)

@@ -184,12 +184,3 @@ def drawn(layer: nn.Module, std: float, bias: float, generator: torch.Generator)
                 part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * std)
                 if part.bias is not None:
                     part.bias.fill_(bias)
-
-
-# ---- pictures ------------------------------------------------------------------------------------
-
-
-def color(label: int) -> Tensor:
-    """VOC's color (3,) of a class in [0, 1]: its bits, spread over red, green and blue from the highest down."""
-    bits = [sum((label >> (3 * b + k) & 1) << (7 - b) for b in range(3)) for k in range(3)]
-    return torch.tensor(bits) / 255

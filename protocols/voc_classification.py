@@ -17,7 +17,6 @@ from bench.contracts import (
     BenchError,
     Draws,
     Encoder,
-    Evaluation,
     Frame,
     Measurement,
     Model,
@@ -25,12 +24,14 @@ from bench.contracts import (
     Samples,
     Target,
     TargetNeeds,
+    initialize,
 )
 from bench.metrics import AVERAGE_PRECISIONS, mean_ap
-from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._dense import Caffe, drawn, settle
+from protocols._dense import drawn, settle
+from protocols._descent import Descending, Descent, backward, judged
 from protocols._features import SHORT_SIDE, frozen, in_order
 
+NARROW, BIAS = 0.01, 0.1  # a new classifier's deviation in any case, and Caffe's constant biases
 GRID = 6  # pool5's side, of what is made anew where the backbone has no fc6
 TEST_EPOCH = 1 << 40  # of the draws of the test crops: no training comes so far
 Batch: TypeAlias = "tuple[Tensor, Tensor]"  # images (N, 3, side, side), presence (N, C)
@@ -78,7 +79,7 @@ class FixedCrop:
 
 
 @dataclass(frozen=True)
-class VocClassification(Evaluation):
+class VocClassification(Descending):
     """Presence of each class, by sigmoid cross-entropy; mean average precision (%).
 
     Defaults are Kraehenbuehl's. What is present only as difficult is left out, in training and in judging.
@@ -90,6 +91,8 @@ class VocClassification(Evaluation):
     :param fresh: what begins anew, ``fc8`` (the reference code's default) or ``fc6-8``; what is neither
         trained nor anew keeps its weights. A backbone without fc6 and fc7 gets new ones of ``hidden`` units on
         the last maps, averaged to 6x6, for ``fc6-8``, and none otherwise.
+    :param std: of the new layers' weights; layers much narrower than 4096 hardly pass it on. 0: by each
+        layer's inputs below the classifier (He et al., ICCV 2015), without the constant biases.
     :param crop: ``scale``: a window of ``side`` of the image resized by a factor in ``scale``; ``area``: a square
         of a share of the image in ``area``.
     :param test: ``random``: ``crops`` crops as in training, scores summed; ``ten``: the corners and the middle
@@ -108,6 +111,7 @@ class VocClassification(Evaluation):
     fresh: str = "fc6-8"
     hidden: int = 4096
     dropout: float = 0.5
+    std: float = 0.01
     steps: int = 80_000
     batch_size: int = 16
     lr: float = 0.001
@@ -149,18 +153,15 @@ class VocClassification(Evaluation):
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
         training = _Training(self, model.encoder, target, run)
         training.descend()
-        for split, samples in (("test", target.test), ("validation", target.validation)):
-            if len(samples):
-                scores, labels = training.judge(samples), _presence(samples)
-                for name in AVERAGE_PRECISIONS:
-                    yield Measurement(
-                        name, 100 * mean_ap(scores.sum(1), labels, name, self.tie_rule), split=split
-                    )
-                once = scores[:, 0] if self.test == "random" else scores[:, _MIDDLE]
-                for metric, found in (("mAP", scores.sum(1)), ("mAP_1crop", once)):
-                    yield Measurement(
-                        metric, 100 * mean_ap(found, labels, self.ap, self.tie_rule), split=split
-                    )
+        for split, samples in judged(target):
+            scores, labels = training.judge(samples), _presence(samples)
+            for name in AVERAGE_PRECISIONS:
+                yield Measurement(
+                    name, 100 * mean_ap(scores.sum(1), labels, name, self.tie_rule), split=split
+                )
+            once = scores[:, 0] if self.test == "random" else scores[:, _MIDDLE]
+            for metric, found in (("mAP", scores.sum(1)), ("mAP_1crop", once)):
+                yield Measurement(metric, 100 * mean_ap(found, labels, self.ap, self.tie_rule), split=split)
 
     def random_view(self, flip: bool) -> Frame:
         """The crop of training, and of the test by random crops."""
@@ -187,47 +188,30 @@ _PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
 _MIDDLE = 4
 
 
-class _Training:
+class _Training(Descent["_Classifier", Batch]):
     """One descent, and scoring by it."""
 
     def __init__(self, protocol: VocClassification, encoder: Encoder, target: Target, run: Run) -> None:
-        self.protocol, self.run, self.images, self.flip = protocol, run, target.train.images, target.flip
+        self.protocol, self.images, self.flip = protocol, target.train.images, target.flip
         self.labels = _presence(target.train).to(run.device)
-        generator = run.generator("voc_classification")
-        self.net = _Classifier(protocol, encoder, target.classes, generator).to(run.device)
-        descent = Caffe(protocol.momentum, protocol.weight_decay, protocol.bias_rate, bias_decay=1.0)
-        self.optimizer = descent.over(self.net)
+        net = _Classifier(protocol, encoder, target.classes, run.generator("voc_classification"))
+        count, size = len(self.labels), protocol.batch_size
+        super().__init__(protocol, net, run, count=count, size=size, bias_decay=1.0)
         self.weights = [p for p in self.net.parameters() if p.requires_grad]
-        self.schedule = Schedule(protocol.schedule, protocol.drops, protocol.gamma)
 
-    def descend(self) -> None:
-        """Train; a run that was interrupted goes on."""
-        descend(
-            self.run,
-            total=self.protocol.steps,
-            per_epoch=len(epoch_batches(len(self.labels), self.protocol.batch_size, 0, 0)),
-            state={"net": self.net, "optimizer": self.optimizer},
-            batches=self._batches,
-            update=self._update,
-        )
-
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        picks = epoch_batches(len(self.labels), self.protocol.batch_size, self.run.seed, epoch, start)
+    def batches(self, epoch: int, picks: list[Tensor]) -> Iterator[Batch]:
+        """Random crops and what is in their images."""
         views = self.images.views(picks, [self.protocol.random_view(self.flip)], self.run.seed, epoch)
         for pick, (view,) in zip(picks, views, strict=True):
             yield view, self.labels[pick.to(self.labels.device)]
 
-    def _update(self, done: int, batch: Batch) -> dict[str, Tensor]:
-        set_rate(self.optimizer, self.protocol.lr * self.schedule(done, self.protocol.steps))
-        self.net.train()
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Their norm is bounded, over all weights."""
         with self.run.autocast():
             scores = self.net(batch[0])
-        loss = presence_loss(scores.float(), batch[1])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss = backward(presence_loss(scores.float(), batch[1]))
         nn.utils.clip_grad_norm_(self.weights, self.protocol.clip)
-        self.optimizer.step()
-        return {"loss": loss.detach()}
+        return {"loss": loss}
 
     def judge(self, samples: Samples) -> Tensor:
         """Scores (N, crops, C) of all images, float32 on the CPU."""
@@ -253,7 +237,7 @@ class _Classifier(nn.Module):
         self.trunk.top = None
         drop = nn.Dropout(p.dropout) if p.train == "fc8" else nn.Identity()  # others bring their own
         self.head = nn.Sequential(drop, nn.Linear(width, classes))
-        drawn(self.head, 0.01, 0.1, generator)
+        drawn(self.head, p.std or NARROW, BIAS if p.std else 0.0, generator)
         self.trunk.requires_grad_(p.train == "all")
         self.top.requires_grad_(p.train != "fc8")
         self.fixed = [
@@ -296,7 +280,10 @@ def _top(p: VocClassification, encoder: Encoder, generator: torch.Generator) -> 
         if isinstance(part, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - all batch norms
             part.reset_running_stats()
             part.reset_parameters()
-    drawn(top, 0.01, 0.1, generator)
+    if p.std:
+        drawn(top, p.std, BIAS, generator)
+    else:
+        initialize(top, generator)
     return top, width
 
 

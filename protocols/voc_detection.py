@@ -9,13 +9,10 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
 
-from bench.augment import unit
 from bench.contracts import (
     BenchError,
     Encoder,
-    Evaluation,
     Measurement,
     Model,
     Picture,
@@ -24,9 +21,9 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
-from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._dense import Caffe, draws, fitted, resized, whole
-from protocols._dense import color as color_of
+from protocols._annotated import with_boxes
+from protocols._dense import draws, fitted, resized, whole
+from protocols._descent import Descending, Descent, backward, in_batches, judged
 from protocols._detections import DEFINITIONS, average_precisions
 from protocols._features import frozen
 from protocols._proposals import SOURCES
@@ -38,7 +35,7 @@ Batch: TypeAlias = "tuple[list[Tensor], list[Tensor] | None, list[Objects]]"
 
 
 @dataclass(frozen=True)
-class VocDetection(Evaluation):
+class VocDetection(Descending):
     """A detector on the encoder, trained on boxes; mAP (%) at IoU 0.5 by VOC's rules.
 
     Defaults are Fast R-CNN's for CaffeNet, by which this literature is compared. Difficult objects teach
@@ -109,17 +106,16 @@ class VocDetection(Evaluation):
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement | Picture]:
         training = _Training(self, model.encoder, target, run)
         training.descend()
-        for split, samples in (("test", target.test), ("validation", target.validation)):
-            if len(samples):
-                truth = _objects(samples)
-                found = training.detect(samples)
-                precisions = average_precisions(found, truth, target.classes)
-                means = {name: 100 * _mean(values.tolist()) for name, values in precisions.items()}
-                yield Measurement("mAP", means[self.ap], split=split)
-                for name, value in means.items():
-                    yield Measurement(name, value, split=split)
-                if split == "test":
-                    yield from _pictures(samples, found, truth, self.pictures)
+        for split, samples in judged(target):
+            truth = _objects(samples)
+            found = training.detect(samples)
+            precisions = average_precisions(found, truth, target.classes)
+            means = {name: 100 * _mean(values.tolist()) for name, values in precisions.items()}
+            yield Measurement("mAP", means[self.ap], split=split)
+            for name, value in means.items():
+                yield Measurement(name, value, split=split)
+            if split == "test":
+                yield from _pictures(samples, found, truth, self.pictures)
 
     def detector(self) -> Rcnn:
         """The settings of the network."""
@@ -140,11 +136,11 @@ class VocDetection(Evaluation):
         )
 
 
-class _Training:
+class _Training(Descent[Detector, Batch]):
     """One descent, and detecting by it."""
 
     def __init__(self, protocol: VocDetection, encoder: Encoder, target: Target, run: Run) -> None:
-        self.protocol, self.run, self.train, self.flip = protocol, run, target.train, target.flip
+        self.protocol, self.train, self.flip = protocol, target.train, target.flip
         self.truth = _objects(target.train)
         usable = [i for i, t in enumerate(self.truth) if bool((~t["difficult"]).any())]
         if not usable:
@@ -152,12 +148,10 @@ class _Training:
                 f"{target.train.name}: no image has an object that is not difficult: name another split"
             )
         self.rows = torch.tensor(usable)
+        net = Detector(protocol.detector(), encoder, target.classes, run.generator("voc_detection"))
+        count, size = len(usable), protocol.images
+        super().__init__(protocol, net, run, count=count, size=size, bias_decay=protocol.bias_decay)
         self.proposals = self._proposals(target.train)
-        generator = run.generator("voc_detection")
-        self.net = Detector(protocol.detector(), encoder, target.classes, generator).to(run.device)
-        descent = Caffe(protocol.momentum, protocol.weight_decay, protocol.bias_rate, protocol.bias_decay)
-        self.optimizer = descent.over(self.net)
-        self.schedule = Schedule(protocol.schedule, protocol.drops, protocol.gamma)
 
     def _proposals(self, samples: Samples) -> list[Tensor] | None:
         """Each image's boxes, or None where the detector makes its own."""
@@ -166,20 +160,8 @@ class _Training:
         found = SOURCES[self.protocol.proposals](samples, self.run)
         return [boxes[: self.protocol.most or None] for boxes in found]
 
-    def descend(self) -> None:
-        """Train; a run that was interrupted goes on."""
-        descend(
-            self.run,
-            total=self.protocol.steps,
-            per_epoch=len(epoch_batches(len(self.rows), self.protocol.images, 0, 0)),
-            state={"net": self.net, "optimizer": self.optimizer},
-            batches=self._batches,
-            update=self._update,
-        )
-
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, picks: list[Tensor]) -> Iterator[Batch]:
         """Images, their proposals and their objects, each resized and mirrored by the image's own draws."""
-        picks = epoch_batches(len(self.rows), self.protocol.images, self.run.seed, epoch, start)
         picks = [self.rows[pick] for pick in picks]
         for pick, images in zip(picks, whole(self.train.images, picks), strict=True):
             draw = draws(self.run.seed, epoch, pick)
@@ -202,15 +184,11 @@ class _Training:
             "labels": truth["labels"][plain].to(self.run.device) + 1,
         }
 
-    def _update(self, done: int, batch: Batch) -> dict[str, Tensor]:
-        set_rate(self.optimizer, self.protocol.lr * self.schedule(done, self.protocol.steps))
-        self.net.train()
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """The detector's losses, which count alike."""
         with self.run.autocast():
             _, losses = self.net(*batch)
-        total: Tensor = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]  # torch's own
-        self.optimizer.step()
+        backward(torch.stack([loss.float() for loss in losses.values()]).sum())
         return {name: loss.detach() for name, loss in losses.items()}
 
     def detect(self, samples: Samples) -> list[Objects]:
@@ -218,7 +196,7 @@ class _Training:
         found: list[Objects] = []
         given = self._proposals(samples)
         size = TEST if samples.images.side is not None else 1
-        picks = list(torch.arange(len(samples)).split(size))  # type: ignore[no-untyped-call]  # torch's own
+        picks = in_batches(len(samples), size)
         for pick, images in zip(picks, whole(samples.images, picks), strict=True):
             placed = [_placed(i, self.protocol.test_side, self.protocol.longest, turn=False) for i in images]
             where = list(zip(pick.tolist(), [place for _, place in placed], strict=True))
@@ -282,18 +260,6 @@ def _pictures(
     """The first images with their true boxes in white and confident detections in their class's color."""
     picks = [torch.tensor([i]) for i in range(min(count, len(samples)))]
     for i, (image,) in enumerate(whole(samples.images, picks)):
-        drawn_on = (unit(image).cpu() * 255).round().to(torch.uint8)
         sure = found[i]["scores"] >= SHOWN
-        boxes, labels = found[i]["boxes"][sure], found[i]["labels"][sure].tolist()
-        if len(truth[i]["boxes"]):
-            drawn_on = draw_bounding_boxes(drawn_on, truth[i]["boxes"], colors="white")
-        if len(boxes):
-            drawn_on = draw_bounding_boxes(
-                drawn_on, boxes, colors=[_color(label) for label in labels], width=2
-            )
-        yield Picture(f"detections-{i}", unit(drawn_on))
-
-
-def _color(label: int) -> tuple[int, int, int]:
-    red, green, blue = (color_of(label + 1) * 255).round().int().tolist()
-    return red, green, blue
+        shown = {name: values[sure] for name, values in found[i].items()}
+        yield Picture(f"detections-{i}", with_boxes(image, truth[i], shown))

@@ -16,7 +16,6 @@ from bench.augment import unit
 from bench.contracts import (
     BenchError,
     Encoder,
-    Evaluation,
     Measurement,
     Model,
     Picture,
@@ -26,19 +25,19 @@ from bench.contracts import (
     TargetNeeds,
 )
 from bench.metrics import confusion_matrix, mean_iou
-from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._dense import Caffe, alike, color, draws, resized, whole
+from protocols._annotated import IGNORED, with_masks
+from protocols._dense import alike, draws, resized, whole
+from protocols._descent import Descending, Descent, backward, in_batches, judged
 from protocols._fcn import Fcn, Segmenter
 from protocols._features import frozen
 
-IGNORED = 255
 GRAY = 0.45  # what lies beyond the border of an image that is smaller than the crop
 TEST = 8  # images at once where they are of one size
 Batch: TypeAlias = "tuple[list[Tensor], list[Tensor]]"  # images (3, h, w) and masks (h, w)
 
 
 @dataclass(frozen=True)
-class VocSegmentation(Evaluation):
+class VocSegmentation(Descending):
     """FCN-32s, or a small head of today, on the encoder; mean IoU (%) with 255 ignored.
 
     Defaults are the single-stream AlexNet FCN's, by which this literature is compared: 20 whole images a
@@ -94,12 +93,11 @@ class VocSegmentation(Evaluation):
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement | Picture]:
         training = _Training(self, model.encoder, target, run)
         training.descend()
-        for split, samples in (("test", target.test), ("validation", target.validation)):
-            if len(samples):
-                matrix, loss = training.judge(samples)
-                yield Measurement("mIoU", 100 * mean_iou(matrix), split=split)
-                yield Measurement("pixel_accuracy", 100 * float(np.trace(matrix) / matrix.sum()), split=split)
-                yield Measurement("cross_entropy", loss, split=split)
+        for split, samples in judged(target):
+            matrix, loss = training.judge(samples)
+            yield Measurement("mIoU", 100 * mean_iou(matrix), split=split)
+            yield Measurement("pixel_accuracy", 100 * float(np.trace(matrix) / matrix.sum()), split=split)
+            yield Measurement("cross_entropy", loss, split=split)
         yield from training.pictures(target.test)
 
     def network(self) -> Fcn:
@@ -116,31 +114,18 @@ class VocSegmentation(Evaluation):
         )
 
 
-class _Training:
+class _Training(Descent[Segmenter, Batch]):
     """One descent, and judging by it."""
 
     def __init__(self, protocol: VocSegmentation, encoder: Encoder, target: Target, run: Run) -> None:
-        self.protocol, self.run, self.train, self.flip = protocol, run, target.train, target.flip
+        self.protocol, self.train, self.flip = protocol, target.train, target.flip
         self.masks = _masks(target.train)
-        generator = run.generator("voc_segmentation")
-        self.net = Segmenter(protocol.network(), encoder, target.classes + 1, generator).to(run.device)
-        descent = Caffe(protocol.momentum, protocol.weight_decay, protocol.bias_rate, protocol.bias_decay)
-        self.optimizer = descent.over(self.net)
-        self.schedule = Schedule(protocol.schedule, protocol.drops, protocol.gamma)
+        net = Segmenter(protocol.network(), encoder, target.classes + 1, run.generator("voc_segmentation"))
+        count, size = len(target.train), protocol.images
+        super().__init__(protocol, net, run, count=count, size=size, bias_decay=protocol.bias_decay)
 
-    def descend(self) -> None:
-        """Train; a run that was interrupted goes on."""
-        descend(
-            self.run,
-            total=self.protocol.steps,
-            per_epoch=len(epoch_batches(len(self.train), self.protocol.images, 0, 0)),
-            state={"net": self.net, "optimizer": self.optimizer},
-            batches=self._batches,
-            update=self._update,
-        )
-
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        picks = epoch_batches(len(self.train), self.protocol.images, self.run.seed, epoch, start)
+    def batches(self, epoch: int, picks: list[Tensor]) -> Iterator[Batch]:
+        """Images and masks, placed together."""
         for pick, images in zip(picks, whole(self.train.images, picks), strict=True):
             masks = [self.masks[i].to(self.run.device) for i in pick.tolist()]
             yield self._placed(images, masks, pick, epoch)
@@ -159,21 +144,15 @@ class _Training:
         ]
         return [image for image, _ in pairs], [mask for _, mask in pairs]
 
-    def _update(self, done: int, batch: Batch) -> dict[str, Tensor]:
-        """One step; images of a size go through together, others add their gradients."""
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Images of a size go through together, others add their gradients."""
         images, masks = batch
-        rate = self.protocol.lr * self.schedule(done, self.protocol.steps)
-        set_rate(self.optimizer, rate)
-        self.net.train()
-        self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.run.device)
         for places in alike(images):
             with self.run.autocast():
                 scores = self.net(torch.stack([images[i] for i in places]))
             loss = _per_image(scores.float(), torch.stack([masks[i] for i in places])).sum() / len(images)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-            total += loss.detach()
-        self.optimizer.step()
+            total += backward(loss)
         return {"loss": total}
 
     def judge(self, samples: Samples) -> tuple[NDArray[np.int64], float]:
@@ -188,7 +167,7 @@ class _Training:
 
     def _scores(self, samples: Samples, count: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """The first ``count`` images' scores (C + 1, H, W), batch by batch."""
-        picks = list(torch.arange(count).split(TEST))  # type: ignore[no-untyped-call]  # torch's own
+        picks = in_batches(count, TEST)
         for pick, images in zip(picks, whole(samples.images, picks), strict=True):
             found = images[:]
             for places in alike(images):
@@ -201,12 +180,11 @@ class _Training:
     def pictures(self, samples: Samples) -> Iterator[Picture]:
         """The first images beside their true and their predicted classes."""
         masks, count = _masks(samples), min(self.protocol.pictures, len(samples))
-        picks = list(torch.arange(count).split(TEST))  # type: ignore[no-untyped-call]  # torch's own
+        picks = in_batches(count, TEST)
         views = whole(samples.images, picks)
         for images, (pick, found) in zip(views, self._scores(samples, count), strict=True):
             for i, image, scores in zip(pick.tolist(), images, found, strict=True):
-                row = [unit(image).cpu(), _painted(masks[i]), _painted(scores.argmax(0).cpu())]
-                yield Picture(f"masks-{i}", torch.cat(row, 2))
+                yield Picture(f"masks-{i}", with_masks(image, masks[i], scores.argmax(0).cpu()))
 
 
 def _masks(samples: Samples) -> list[Tensor]:
@@ -240,9 +218,3 @@ def _crop(image: Tensor, mask: Tensor, side: int, place: list[float]) -> tuple[T
     mask = F.pad(mask, (0, more[1], 0, more[0]), value=IGNORED)
     top, left = (int(at * (length - side + 1)) for at, length in zip(place, mask.shape, strict=True))
     return image[:, top : top + side, left : left + side], mask[top : top + side, left : left + side]
-
-
-def _painted(mask: Tensor) -> Tensor:
-    """A mask (H, W) in VOC's colors (3, H, W)."""
-    palette = torch.stack([color(c) for c in range(256)])
-    return palette[mask.long()].permute(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -46,19 +47,27 @@ _LISTS = {"main": "Main", "segmentation": "Segmentation"}
 _SBD = {"sbd_train": "train.txt", "sbd_val": "val.txt"}
 
 
+@dataclass(frozen=True)
 class _Voc(Dataset):
-    """What all years share. ``train`` and ``test`` name lists below ``ImageSets``; "train" is the first of them."""
+    """What all years share. ``train`` and ``test`` name lists below ``ImageSets``; "train" is the first of them.
+
+    :param folder: below the data root; JPEGImages, Annotations and ImageSets lie in it.
+    :param sbd: the folder of SBD's lists and masks (sbd_train, sbd_val, train_aug), below the data root.
+    :param proposals: a file of boxes from ``bench data convert``, below the data root; "": none.
+    """
 
     annotations: ClassVar[tuple[str, ...]] = ("multilabel", "boxes", "mask")
-    class_names: ClassVar[tuple[str, ...]]
+    class_names: ClassVar[tuple[str, ...]] = VOC_CLASSES
+    classes: ClassVar[int] = len(VOC_CLASSES)
     counts: ClassVar[dict[str, int]] = {}  # published sizes: "main/trainval"
+    archives: ClassVar[tuple[str, ...]] = ()  # what the year offers for download
 
-    folder: str
-    task: str
-    train: str
-    test: str
-    sbd: str
-    proposals: str
+    folder: str = ""
+    task: str = "main"
+    train: str = "trainval"
+    test: str = "test"
+    sbd: str = "benchmark_RELEASE/dataset"
+    proposals: str = ""
 
     def __post_init__(self) -> None:
         if self.task not in _LISTS:
@@ -69,6 +78,17 @@ class _Voc(Dataset):
         return (
             f"run `bench data get {self.name}`, or unpack it so that {root / self.folder}/JPEGImages is there"
         )
+
+    def get(self, root: Path) -> None:
+        """Download and unpack the year's archives into ``root``."""
+        year = self.name.removeprefix("voc")
+        by_hand = f"unpack host.robots.ox.ac.uk/pascal/VOC/{self.name} to {root}/VOCdevkit"
+        for split in self.archives:
+            download(
+                self.name,
+                functools.partial(datasets.VOCDetection, str(root), year, split, download=True),
+                by_hand,
+            )
 
     def load(self, split: str, root: Path) -> Samples:
         """The "train" or "test" list: images stream from their files, masks are read when they are asked for.
@@ -156,16 +176,12 @@ class _Voc(Dataset):
 class Voc2007(_Voc):
     """VOC2007: 5,011 training and 4,952 test images of varying size, 20 classes.
 
-    :param folder: below the data root; JPEGImages, Annotations and ImageSets lie in it.
     :param task: whose lists: main (classification, detection) or segmentation (with masks).
     :param train: the list to train on: train, val, trainval; ``test``: the list to be judged on.
-    :param sbd: the folder of SBD's lists and masks (sbd_train, sbd_val, train_aug), below the data root.
-    :param proposals: a file of boxes from ``bench data convert``, below the data root; "": none.
     """
 
     name: ClassVar[str] = "voc2007"
-    classes: ClassVar[int] = 20
-    class_names: ClassVar[tuple[str, ...]] = VOC_CLASSES
+    archives: ClassVar[tuple[str, ...]] = ("trainval", "test")  # 0.9 GB
     counts: ClassVar[dict[str, int]] = {
         "main/train": 2501,
         "main/val": 2510,
@@ -178,33 +194,19 @@ class Voc2007(_Voc):
     }
 
     folder: str = "VOCdevkit/VOC2007"
-    task: str = "main"
-    train: str = "trainval"
-    test: str = "test"
-    sbd: str = "benchmark_RELEASE/dataset"
-    proposals: str = ""
-
-    def get(self, root: Path) -> None:
-        """Download and unpack both archives (0.9 GB) into ``root``."""
-        for split in ("trainval", "test"):
-            _download(self.name, root, "2007", split)
 
 
 @dataclass(frozen=True)
 class Voc2012(_Voc):
     """VOC2012, and SBD's masks by their lists: judged on val, since the test set's annotations are secret.
 
-    :param folder: below the data root; JPEGImages, Annotations and ImageSets lie in it.
     :param task: whose lists: segmentation (with masks) or main (classification, detection).
     :param train: train (1,464), sbd_train (8,498, as in FCN), train_aug (10,582), trainval, or any list there.
     :param test: val (1,449), seg11valid (736: put FCN's list beside the others), or any list there.
-    :param sbd: the folder of SBD's lists and masks (sbd_train, sbd_val, train_aug), below the data root.
-    :param proposals: a file of boxes from ``bench data convert``, below the data root; "": none.
     """
 
     name: ClassVar[str] = "voc2012"
-    classes: ClassVar[int] = 20
-    class_names: ClassVar[tuple[str, ...]] = VOC_CLASSES
+    archives: ClassVar[tuple[str, ...]] = ("trainval",)  # 2 GB
     counts: ClassVar[dict[str, int]] = {
         "main/train": 5717,
         "main/val": 5823,
@@ -222,12 +224,6 @@ class Voc2012(_Voc):
     task: str = "segmentation"
     train: str = "train"
     test: str = "val"
-    sbd: str = "benchmark_RELEASE/dataset"
-    proposals: str = ""
-
-    def get(self, root: Path) -> None:
-        """Download and unpack the training archive (2 GB) into ``root``."""
-        _download(self.name, root, "2012", "trainval")
 
 
 @dataclass(frozen=True)
@@ -244,11 +240,6 @@ class VocScenes(_Voc):
     class_names: ClassVar[tuple[str, ...]] = SCENES
 
     folder: str = "scenes_voc"
-    task: str = "main"
-    train: str = "trainval"
-    test: str = "test"
-    sbd: str = "benchmark_RELEASE/dataset"
-    proposals: str = ""
 
     def remedy(self, root: Path) -> str:
         """The end of every error line."""
@@ -260,8 +251,3 @@ class VocScenes(_Voc):
         :raises BenchError: always; it names the command.
         """
         raise BenchError(f"{self.name} are rendered: {self.remedy(root)}")
-
-
-def _download(name: str, root: Path, year: str, split: str) -> None:
-    by_hand = f"unpack host.robots.ox.ac.uk/pascal/VOC/voc{year} to {root}/VOCdevkit"
-    download(name, lambda: datasets.VOCDetection(str(root), year, split, download=True), by_hand)

@@ -48,6 +48,12 @@ def test_lower_is_better_by_name_by_key_and_mirrored():
     assert [x.entries[0].bold for x in made(rows, lower_is_better=True).lines] == [False, True]
 
 
+def test_less_of_a_segmentations_cross_entropy_is_better():
+    rows = [*runs("a", [0.4, 0.41, 0.42]), *runs("b", [0.2, 0.21, 0.22])]
+    table = made([{**r, "metric": "cross_entropy"} for r in rows], metric="cross_entropy")
+    assert [line.entries[0].bold for line in table.lines] == [False, True]
+
+
 def test_missing_runs_are_counted_and_told():
     rows = runs("a", [70.0, 71.0, 72.0])
     rows += [

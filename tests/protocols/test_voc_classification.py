@@ -68,6 +68,22 @@ def test_random_scales_see_windows_of_their_size():
     torch.testing.assert_close(steps, torch.minimum(expected, torch.tensor(30 / 40)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("std", [0.01, 0.0])
+def test_new_layers_are_drawn_as_told(model, std):
+    """0.01 everywhere, as Caffe's models; or by each layer's inputs."""
+    protocol = replace(SMALL, train="fc6-8", fresh="fc6-8", hidden=200, std=std)
+    net = _Classifier(protocol, model.encoder, 3, torch.Generator().manual_seed(0))
+    net.requires_grad_(False)
+    below = [part for part in net.top if isinstance(part, torch.nn.Linear)]
+    inputs = [part.in_features for part in below]
+    assert inputs == [16 * 36, 200]
+    expected = [std or (2 / n) ** 0.5 for n in inputs]
+    assert [float(part.weight.std()) for part in below] == pytest.approx(expected, rel=0.02)
+    assert float(net.head[1].weight.std()) == pytest.approx(0.01, rel=0.1)
+    for part in (*below, net.head[1]):
+        assert torch.equal(part.bias, torch.full_like(part.bias, 0.1 if std else 0.0))
+
+
 def test_ten_crops_are_torchvisions():
     image = torch.randint(0, 256, (1, 3, 14, 14), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     views = VocClassification(side=12, test="ten").test_views(flip=True)

@@ -168,7 +168,7 @@ def test_it_learns_on_images_of_many_sizes(model, make_run, proposals):
     result = values(found)
     assert set(result) == {(name, "test") for name in ("mAP", "ap_11pt", "ap_envelope")}
     assert result["mAP", "test"] == result["ap_11pt", "test"] > 60
-    assert [p.image.shape for p in found if isinstance(p, Picture)] == [(3, 24, 24)]
+    assert [p.image.shape for p in found if isinstance(p, Picture)] == [(3, 264, 264)]
 
 
 @pytest.mark.parametrize("proposals", ["windows", "rpn"])
