@@ -27,6 +27,7 @@ SUITES = (
 )
 SUITES += (
     " lecture_embedded instdisc_embedded deepcluster_embedded lecture_voc pretext_embedded imagenet_linear"
+    " mean_teacher_embedded"
 )
 
 
