@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 import torch
-from _ratio import middle, tell
+from _ratio import tell
 
 from bench import registry
 from bench.cache import FileCache
@@ -22,6 +22,7 @@ from bench.session import Session
 
 BAR = 1.1
 COUNT, LABELED = 1280, 640
+STEPS = 4  # the first one warms up
 APART = {"batch_size": 128, "labeled_batch": 64}  # 64 labeled images and 64 others
 SETTINGS = {
     "supervised": {"batch_size": 64, "augment": "translate_flip"},
@@ -98,6 +99,7 @@ class Replay:
         learned = []
         for one in passes:
             one.encoder.train(one.training)
+            assert one.rows <= len(self.pixels)
             x = self.pixels[: one.rows].clone().requires_grad_(one.sought)
             with torch.set_grad_enabled(one.learns or one.sought):
                 out = one.encoder.trunk(x)
@@ -117,19 +119,34 @@ def test_a_step_costs_little_more_than_its_passes(name, tmp_path):
     known = {f.name for f in fields(registry.load("method", Unit(unit)))}
     settings = {k: v for k, v in APART.items() if k in known} | SETTINGS.get(name, {})
     method = registry.load("method", Unit.of(unit, settings))
+    step, bare = measure(method, tmp_path / "first")
+    if step > BAR * bare:  # a busy moment is measured again: what is really slower falls short twice
+        step, bare = measure(method, tmp_path / "again")
+    print(f"\n{name}: {step:.1f} CPU seconds a step", end="")
+    tell(f"step, {name}", step / bare, f"at most {BAR}")
+    assert step <= BAR * bare
+
+
+def measure(method, folder):
+    """CPU seconds of a step and of its passes alone: the fastest of three each, for others slow some down."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.where(torch.arange(COUNT) < LABELED, torch.arange(COUNT) % 10, -1)
     data = TrainingSet(Resident(pixels), labels, 10)
     backbone = registry.load("backbone", Unit("wide_resnet_28_2"))
     model = method.build(backbone, data.shape, torch.Generator().manual_seed(0))
-    replay = Replay(Diary(model), torch.randn(256, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    replay = Replay(Diary(model), torch.randn(512, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    size = method.batch_size - getattr(method, "labeled_batch", 0)
+    samples = len(method.samples(data))
     run = Session(
-        tmp_path, seed=0, device=torch.device("cpu"), cache=FileCache(tmp_path), budget="0.15 epochs"
+        folder,
+        seed=0,
+        device=torch.device("cpu"),
+        cache=FileCache(folder),
+        budget=f"{STEPS / (samples // size):.6f} epochs",
     )
     run.report = replay
     method.train(model, data, run)
-    print(f"\n{name}: {min(step for step, _ in replay.pairs[1:]):.1f} CPU seconds a step", end="")
-    ratio = middle(replay.pairs[1:])
-    tell(f"step, {name}", ratio, f"at most {BAR}")
-    assert ratio <= BAR
+    assert len(replay.pairs) == STEPS
+    steps, bares = zip(*replay.pairs[1:], strict=True)
+    return min(steps), min(bares)
