@@ -526,7 +526,8 @@ def test_ctrl_c_is_one_line_and_the_next_run_goes_on_without_a_stdin(suite, home
     path = suite(f"[methods]\nwalker = {{{slow}}}", top="seeds = 2")
     begun = time.monotonic()
     run = subprocess.Popen(
-        _command("run", path, "--jobs", 1),
+        # What a shell starts in the background ignores Ctrl-C, these tests perhaps among it.
+        ["env", "--default-signal=INT", *_command("run", path, "--jobs", 1)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
