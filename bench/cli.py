@@ -14,15 +14,15 @@ import click
 
 from bench import showing
 from bench.records import BenchError
-from bench.reporting import data_option as _data
-from bench.reporting import exit_code as _exit_code
-from bench.reporting import load as _load
-from bench.reporting import places as _places
-from bench.reporting import report as _report
-from bench.reporting import results_option as _results
-from bench.reporting import runs_option as _runs
-from bench.reporting import tell as _tell
-from bench.reporting import write_rows as _write_rows
+from bench.shared import data_option as _data
+from bench.shared import exit_code as _exit_code
+from bench.shared import load as _load
+from bench.shared import places as _places
+from bench.shared import report as _report
+from bench.shared import results_option as _results
+from bench.shared import runs_option as _runs
+from bench.shared import tell as _tell
+from bench.shared import write_rows as _write_rows
 from bench.slurm import commands
 
 _EPILOG = """\b
@@ -57,7 +57,8 @@ def cli() -> None:
 @_data
 def run(suite: str, jobs: int | None, seeds: int | None, runs: Path, results: Path, data: Path) -> int:
     """Run what is left of SUITE (a built-in name or a .toml path), then write its tables and figures."""
-    from bench import artifacts, launch, plan, progress
+    from bench import artifacts, launch, progress
+    from bench.planning import plan
 
     places = _places(runs, results, data)
     loaded, planned = _load(suite, seeds)
@@ -156,7 +157,8 @@ def adopt(suite: str, check: int, seed: int, runs: Path, results: Path, data: Pa
 def list_(what: str | None, fields: bool) -> int:
     """What there is: suites, methods, protocols, backbones, datasets."""
     from bench import registry
-    from bench.suite import builtin, load
+    from bench.planning.files import builtin
+    from bench.planning.suite import load
 
     if what in (None, "suites"):
         click.secho("suites", bold=True)

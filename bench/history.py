@@ -13,7 +13,7 @@ from typing import Any
 from bench import artifacts
 from bench.code import closure
 from bench.launch import Places, Task, executor, tasks
-from bench.plan import Planned, remaining
+from bench.planning.plan import Planned, remaining
 from bench.records import EQUAL_COLUMNS, NUMERICS, BenchError, Cell, cell_from, plain, training_from
 from bench.registry import find, suggest
 

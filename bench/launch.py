@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import artifacts
-from bench.plan import Planned, trainings
+from bench.planning.plan import Planned, trainings
 from bench.records import BenchError, Cell, Training, plain
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from bench.launch import Event, Task
-from bench.suite import Suite
+from bench.planning.suite import Suite
 
 
 def minutes(seconds: float) -> str:

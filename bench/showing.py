@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.records import BenchError
-from bench.reporting import load, results_option, rows_of, runs_option, tell
+from bench.shared import load, results_option, rows_of, runs_option, tell
 
 FORMS = ("terminal", "markdown", "latex", "html", "csv")
 EXPORTS = ("parquet", "csv", "tensorboard", "mlflow")
@@ -26,7 +26,7 @@ def table(suite: str, name: str | None, form: str, mixed: bool, runs: Path, resu
 
     SUITE may also be a table of the lecture (see `bench lecture`) or a file of rows (.csv, .parquet).
     """
-    from bench import tables
+    from bench.reporting import tables
 
     made, damage = _exhibits(suite, runs, results, name, mixed=mixed)
     click.echo("\n".join(getattr(tables, form)(one.table) for one in made).rstrip("\n"))
@@ -44,7 +44,7 @@ def plot(suite: str, name: str | None, form: str, runs: Path, results: Path) -> 
 
     SUITE may also be a figure of the lecture (see `bench lecture`).
     """
-    from bench import lecture, plots
+    from bench.reporting import lecture, plots
 
     spec = lecture.find(suite, "figure")
     if spec is not None:
@@ -70,9 +70,9 @@ def lecture(form: str, runs: Path, results: Path) -> int:
 
     All of them, from whatever results there are. Writes results/lecture.md and results/lecture-*.png. What is not there yet is named with the reason.
     """
-    from bench import lecture as lectures
-    from bench import tables
     from bench.artifacts import write_text
+    from bench.reporting import lecture as lectures
+    from bench.reporting import tables
 
     read = _reader(runs, results)
     specs = lectures.specs()
@@ -107,7 +107,7 @@ def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int
 
     TABLE is a suite's (as SUITE:NAME) or one of the lecture's. Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
     """
-    from bench import provenance
+    from bench.reporting import provenance
 
     suite, _, name = table.rpartition(":") if ":" in table else (table, "", "")
     made, damage = _exhibits(suite, runs, results, name or None)
@@ -127,7 +127,7 @@ def diff(a: str, b: str, results: Path) -> int:
 
     A and B are files of rows (.csv, .parquet), or suites with results. Paired where seeds agree. Ends with 0 when nothing changed, 1 when something did, 2 on bad input.
     """
-    from bench import compare, tables
+    from bench.reporting import compare, tables
 
     found = compare.changes(*(tables.read(_file(name, results)) for name in (a, b)))
     for one in found:
@@ -163,7 +163,8 @@ def export(suite: str, form: str, tracking_uri: str | None, runs: Path, results:
     again replaces what changed. They are extras: pip install 'representation-bench[tensorboard]'
     or 'representation-bench[mlflow]'.
     """  # noqa: D301 - click's own mark
-    from bench import store, tables
+    from bench import store
+    from bench.reporting import tables
 
     loaded, frame, damage = rows_here(suite, runs, results)
     path = results / f"{loaded.name}.{form}"
@@ -179,8 +180,8 @@ def export(suite: str, form: str, tracking_uri: str | None, runs: Path, results:
 
 def _track(form: str, name: str, frame: Any, runs: Path, results: Path, uri: str | None) -> Any:
     """Rows to a tracker. Returns where they are."""
-    from bench.tracking import mlflow, tensorboard
-    from bench.tracking.runs import tracked
+    from bench.reporting.tracking import mlflow, tensorboard
+    from bench.reporting.tracking.runs import tracked
 
     found = tracked(frame, runs)
     if form == "tensorboard":
@@ -203,11 +204,11 @@ def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path)
 
     Of SUITES (files of rows too; "lecture"), by default of the lecture and all that has results. Self-contained: tables to sort and filter, figures, pictures, cost, failures, what is behind each number.
     """
-    from bench import report as reports
-    from bench import suite
     from bench.artifacts import write_text
+    from bench.planning.files import builtin
+    from bench.reporting import report as reports
 
-    kept = [name for name in suite.builtin() if _kept(name, results)]
+    kept = [name for name in builtin() if _kept(name, results)]
     pool, sections, damage = reports.Pool(), [], []
     for name in suites or ("lecture", *kept):
         if name == "lecture":
@@ -228,8 +229,8 @@ def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path)
 
 def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str]]:
     """A suite, its rows (from the runs where some are here, else from the result table), what is damaged."""
-    from bench import tables
-    from bench.suite import Suite
+    from bench.planning.suite import Suite
+    from bench.reporting import tables
 
     if suite.endswith((".csv", ".parquet")):
         path = _file(suite, results)
@@ -245,9 +246,9 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
 
 def _check_name(name: str, kind: str) -> None:
     """A name without a suffix is a suite's; that the lecture has none such was looked up before."""
-    from bench import lecture
+    from bench.planning.files import builtin
     from bench.registry import suggest
-    from bench.suite import builtin
+    from bench.reporting import lecture
 
     known = [*builtin(), *lecture.names(kind)]
     if not Path(name).suffix and name not in known:
@@ -276,13 +277,13 @@ def _reader(runs: Path, results: Path) -> Any:
     """Rows of suites for the lecture: None where a suite has neither runs nor a result table."""
     import functools
 
-    from bench import suite as suites
-    from bench import tables
+    from bench.planning.files import builtin
+    from bench.reporting import tables
 
     @functools.cache
     def read(name: str) -> Any:
         kept = _kept(name, results)
-        if name not in suites.builtin():
+        if name not in builtin():
             return tables.read(kept) if kept else None
         _, frame, _ = rows_here(name, runs, results)
         begun = ~frame["status"].isin(["pending", "skipped"])
@@ -295,8 +296,8 @@ def _exhibits(
     suite: str, runs: Path, results: Path, name: str | None, *, mixed: bool = False
 ) -> tuple[list[Any], list[str]]:
     """Tables with what is behind them: a suite's, a file's, or one of the lecture's."""
-    from bench import lecture as lectures
-    from bench import tables
+    from bench.reporting import lecture as lectures
+    from bench.reporting import tables
 
     spec = lectures.find(suite, "table")
     if spec is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import artifacts
-from bench.plan import Planned
+from bench.planning.plan import Planned
 from bench.records import COLUMNS, Cell, Training, Unit, plain
 
 Row = dict[str, Any]

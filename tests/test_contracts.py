@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import plan, registry, tensors
+from bench import registry, tensors
 from bench.augment import unit
 from bench.cache import FileCache
 from bench.contracts import Measurement
 from bench.data import assemble, splits
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import Unit
 from bench.session import Session
-from bench.suite import load
 
 CPU = torch.device("cpu")
 LABELED, UNLABELED = 30, 50

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import plan, suite, tables
+from bench.planning import files, plan, suite
+from bench.reporting import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,7 +27,7 @@ def test_the_example_suite_is_planned():
 
 
 def test_every_built_in_suite_is_planned():
-    for name in suite.builtin():
+    for name in files.builtin():
         assert plan.cells(suite.load(name))
 
 

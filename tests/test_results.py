@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import suite, tables
+from bench.planning import suite
+from bench.planning.files import builtin
+from bench.reporting import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-SUITES = sorted({path.stem for path in RESULTS.glob("*.csv")} & set(suite.builtin()))
+SUITES = sorted({path.stem for path in RESULTS.glob("*.csv")} & set(builtin()))
 
 
 def test_there_are_results():
@@ -53,4 +55,4 @@ def test_the_wheel_holds_the_published_numbers_and_the_data_files(tmp_path):
     kinds = {".toml", ".html", ".css", ".js", ".j2"}
     data = [p for folder in folders for p in folder.rglob("*") if p.suffix in kinds]
     assert ROOT / "protocols" / "linear_probe.toml" in data
-    assert {"bench/published.csv", *(p.relative_to(ROOT).as_posix() for p in data)} <= held
+    assert {"bench/reporting/published.csv", *(p.relative_to(ROOT).as_posix() for p in data)} <= held

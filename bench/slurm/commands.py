@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bench.records import BenchError
-from bench.reporting import (
+from bench.shared import (
     data_option,
     exit_code,
     load,
@@ -195,7 +195,7 @@ def _logs(training: str, runs: Path) -> Iterator[Path]:
 def cancel(suite: str, runs: Path) -> int:
     """Cancel the jobs that were submitted for SUITE; their workers save what they have."""
     from bench import artifacts
-    from bench import suite as suites
+    from bench.planning import suite as suites
     from bench.slurm import cluster, ledger
 
     loaded = suites.load(suite)

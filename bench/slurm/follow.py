@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import artifacts, plan
+from bench import artifacts
 from bench.launch import Places
-from bench.plan import Planned
+from bench.planning import plan
+from bench.planning.plan import Planned
 from bench.records import BenchError
 from bench.slurm import cluster, ledger
 from bench.slurm.resources import Rules

@@ -12,10 +12,10 @@ from typing import Any
 
 from bench import artifacts
 from bench.launch import Task, tasks
-from bench.plan import Planned
+from bench.planning.plan import Planned
+from bench.planning.suite import Suite
 from bench.records import BenchError, Cell, Training, digest
 from bench.slurm.resources import Policy, Resources, Rules
-from bench.suite import Suite
 
 UNKNOWN_SECONDS = 300.0  # what a cell is taken to last when nothing says better
 _SAMPLES = 5  # finished trainings of a kind that are read for its duration

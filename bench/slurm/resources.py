@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.plan import Planned
+from bench.planning.plan import Planned
+from bench.planning.suite import Suite
 from bench.records import BenchError, Value, freeze
 from bench.registry import suggest
-from bench.suite import Suite
 
 # What a submission decides itself: as an extra parameter it would break the bookkeeping.
 _OURS = {"array", "dependency", "error", "job-name", "kill-on-invalid-dep", "open-mode", "output", "signal"}

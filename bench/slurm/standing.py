@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import artifacts
-from bench.plan import Planned
+from bench.planning.plan import Planned
 from bench.records import BenchError
-from bench.reporting import rows_of
+from bench.shared import rows_of
 from bench.slurm import ledger
 
 BAD = {"failed", "oom", "timeout", "killed", "dead"}

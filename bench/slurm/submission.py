@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import artifacts, plan
+from bench import artifacts
 from bench.launch import Places
-from bench.plan import Planned
+from bench.planning import plan
+from bench.planning.plan import Planned
 from bench.records import BenchError, Training, plain
 from bench.slurm import cluster, ledger, packs
 from bench.slurm.packs import Array, Forecast, Tried, Work

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench import tables
 from bench.records import COLUMNS
+from bench.reporting import tables
 
 BASE = {
     "suite": "s", "cell": "c", "backbone": "small", "train_dataset": "digits", "labels": 0, "label_split": 0,

@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import artifacts, distributed, plan, ranks, registry, store, tensors
+from bench import artifacts, distributed, ranks, registry, store, tensors
 from bench.distributed import LostError, Seat, World
 from bench.launch import LocalProcesses, Places, executor, tasks
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import BenchError, Data, Training, Unit, plain, training_from
 from bench.session import Session
-from bench.suite import load
 from bench.worker.training import _check_processes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from bench import artifacts, history, plan, store
+from bench import artifacts, history, store
 from bench.launch import InProcess
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import BenchError
-from bench.suite import load
 
 
 @pytest.fixture

@@ -12,13 +12,15 @@ import torch
 import torchvision
 from sklearn.metrics import normalized_mutual_info_score
 
-from bench import plan, plots, registry, tables, tensors, worker
+from bench import registry, tensors, worker
 from bench.artifacts import cell_id, file_digest, folder, training_id
 from bench.data import _write_voc
 from bench.data.scenes import Scenes
+from bench.planning import plan
+from bench.planning.suite import parse
 from bench.records import BenchError, Unit, cell_from, plain
+from bench.reporting import plots, tables
 from bench.store import collect
-from bench.suite import parse
 from bench.worker import evaluation
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]

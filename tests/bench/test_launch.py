@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import launch, plan, store
+from bench import launch, store
 from bench.artifacts import folder, read_json
 from bench.launch import InProcess, LocalProcesses, Places, Task
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import BenchError
-from bench.suite import load
 
 
 @pytest.fixture

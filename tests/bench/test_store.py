@@ -7,10 +7,11 @@ import json
 
 import pytest
 
-from bench import plan, store
+from bench import store
 from bench.artifacts import cell_id, folder
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import COLUMNS
-from bench.suite import load
 
 MIXED = """
 [methods]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from bench import plan, tables
+from bench.planning import plan
+from bench.planning.files import builtin
+from bench.planning.suite import load
+from bench.reporting import tables
 from bench.store import collect
-from bench.suite import builtin, load
 
 NAMES = sorted(builtin())
 SEMI = [

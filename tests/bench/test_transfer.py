@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 
-from bench import plan, registry, tensors
+from bench import registry, tensors
 from bench.artifacts import folder
 from bench.backbones import _whitening
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import WHITENINGS, BenchError, Unit
-from bench.suite import load
 
 TRANSFER = """
 methods = ["namer"]

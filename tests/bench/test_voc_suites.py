@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 
-from bench import lecture, plan, tables
+from bench.planning import plan
+from bench.planning.suite import load
+from bench.reporting import lecture, tables
 from bench.store import collect
-from bench.suite import load
 
 PROTOCOLS = {"voc_classification", "voc_detection", "voc_segmentation"}
 

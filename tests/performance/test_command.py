@@ -10,8 +10,9 @@ import sys
 import pytest
 from _ratio import cpu_seconds, tell
 
-from bench import artifacts, plan
-from bench.suite import load
+from bench import artifacts
+from bench.planning import plan
+from bench.planning.suite import load
 
 SLACK = 5  # absolute times are judged with room for a slow machine; what is printed is the time itself
 CELLS = 10_000

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from _ratio import cpu_seconds, tell
 
-from bench import tables
 from bench.records import COLUMNS
+from bench.reporting import tables
 
 SLACK = 5  # absolute times are judged with room for a slow machine; what is printed is the time itself
 ROWS = 1_000_000

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from bench import artifacts, launch, plan
+from bench import artifacts, launch
 from bench.launch import InProcess, Places
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.slurm import packs, resources
 from bench.slurm.packs import Tried
 from bench.slurm.resources import Policy
-from bench.suite import load
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from bench import plan
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import BenchError
 from bench.slurm import resources
-from bench.suite import load
 
 
 @pytest.fixture

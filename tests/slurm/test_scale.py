@@ -10,9 +10,10 @@ from collections import Counter
 
 import pytest
 
-from bench import plan, store
+from bench import store
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.slurm import ledger
-from bench.suite import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 

@@ -12,10 +12,11 @@ import time
 
 import pytest
 
-from bench import artifacts, plan, store
+from bench import artifacts, store
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.slurm import ledger, resources, sbatch, submission
 from bench.slurm.resources import Resources
-from bench.suite import load
 
 SLURM = '\n[slurm]\nmem = "2G"\ncpus = 1\npack = 0\n'
 

@@ -12,11 +12,12 @@ import time
 
 import pytest
 
-from bench import plan, store
+from bench import store
 from bench.launch import Places
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.slurm import ledger, resources, submission
 from bench.slurm.supervisor import Beat, Pack
-from bench.suite import load
 
 WORK = "import sys; from bench.slurm.supervisor import Pack; Pack(sys.argv[1], int(sys.argv[2]))()"
 

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from bench import plan
 from bench.data import assemble
 from bench.data._lazy import Lazy
 from bench.data.scenes import Scenes
 from bench.data.voc import VOC_CLASSES, Voc2007, Voc2012, VocScenes
+from bench.planning import plan
+from bench.planning.suite import load
 from bench.records import Aim, BenchError, Unit
-from bench.suite import load
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)

@@ -1,0 +1,104 @@
+"""What the commands share: where things are, a suite with its cells, rows, tables and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.records import BenchError
+
+
+def folder_option(option: str, variable: str, default: str, about: str) -> Callable[[Any], Any]:
+    return click.option(
+        option,
+        envvar=variable,
+        default=default,
+        show_default=True,
+        show_envvar=True,
+        type=click.Path(path_type=Path),
+        help=about,
+    )
+
+
+runs_option = folder_option("--runs", "BENCH_RUNS", "runs", "Where models and outcomes are kept.")
+results_option = folder_option(
+    "--results", "BENCH_RESULTS", "results", "Where tables and figures are written."
+)
+data_option = folder_option("--data", "BENCH_DATA", "data", "Where datasets lie.")
+
+
+def places(runs: Path, results: Path, data: Path) -> Any:
+    from bench.launch import Places
+    from bench.registry import cache_folder
+
+    return Places(runs, results, data, cache_folder())
+
+
+def exit_code(rows: Sequence[dict[str, Any]]) -> int:
+    """2 when something did not come out, as the table says; 0 otherwise."""
+    return 2 if any(row["status"] not in {"ok", "skipped"} for row in rows) else 0
+
+
+def load(suite: str, seeds: int | None = None) -> tuple[Any, list[Any]]:
+    from bench.planning import plan
+    from bench.planning import suite as suites
+
+    loaded = suites.load(suite)
+    planned = plan.cells(loaded)
+    if seeds is not None:
+        kept = sorted({p.cell.training.seed for p in planned})[:seeds]
+        planned = [p for p in planned if p.cell.training.seed in kept]
+    return loaded, planned
+
+
+def rows_of(loaded: Any, planned: Sequence[Any], runs: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a suite, and what is wrong with its files: a damaged one costs its own cells."""
+    from bench import store
+
+    try:
+        return store.collect(loaded.name, planned, runs), []
+    except BenchError:
+        rows: list[dict[str, Any]] = []
+        damage: dict[str, None] = {}
+    for one in planned:
+        try:
+            rows += store.collect(loaded.name, [one], runs)
+        except BenchError as error:
+            damage[str(error)] = None
+            for row in store.collect(loaded.name, [one], runs / "nothing here"):  # as if it were pending
+                rows.append(
+                    row if row["status"] == "skipped" else {**row, "status": "failed", "reason": str(error)}
+                )
+    return rows, list(damage)
+
+
+def write_rows(loaded: Any, planned: Sequence[Any], places: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    from bench import store
+
+    rows, damage = rows_of(loaded, planned, places.runs)
+    store.write_csv(places.results / f"{loaded.name}.csv", rows)
+    return rows, damage
+
+
+def tell(damage: Sequence[str]) -> int:
+    """The exit code, and a line for each damaged file."""
+    for line in damage:
+        click.echo(f"bench: {line}", err=True)
+    return 2 if damage else 0
+
+
+def report(loaded: Any, rows: Sequence[dict[str, Any]], results: Path) -> None:
+    """Tables to Markdown and to the terminal, figures beside them; who reads along may leave early."""
+    from bench.reporting import plots, tables
+
+    frame = tables.frame(rows)
+    made = tables.of_suite(loaded, frame)
+    tables.write_markdown(results / f"{loaded.name}.md", loaded, made)
+    for path in plots.of_suite(loaded, frame, results):
+        click.echo(f"figure: {path}", err=True)
+    click.echo(f"rows: {results / loaded.name}.csv   tables: {results / loaded.name}.md", err=True)
+    for table in made:
+        click.echo(tables.terminal(table))
