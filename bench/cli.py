@@ -17,11 +17,13 @@ from bench.records import BenchError
 from bench.shared import data_option as _data
 from bench.shared import exit_code as _exit_code
 from bench.shared import load as _load
+from bench.shared import missing_option as _missing
 from bench.shared import places as _places
 from bench.shared import report as _report
 from bench.shared import results_option as _results
 from bench.shared import runs_option as _runs
 from bench.shared import tell as _tell
+from bench.shared import unmeasured as _unmeasured
 from bench.shared import write_rows as _write_rows
 from bench.slurm import commands
 
@@ -52,17 +54,21 @@ def cli() -> None:
     "--jobs", type=int, help="Worker processes; 0: in this process.  [default: as many as the cores carry]"
 )
 @click.option("--seeds", type=int, help="Only the first N seeds of the suite.")
+@_missing
 @_runs
 @_results
 @_data
-def run(suite: str, jobs: int | None, seeds: int | None, runs: Path, results: Path, data: Path) -> int:
+def run(
+    suite: str, jobs: int | None, seeds: int | None, missing: bool, runs: Path, results: Path, data: Path
+) -> int:
     """Run what is left of SUITE (a built-in name or a .toml path), then write its tables and figures."""
     from bench import artifacts, launch, progress
     from bench.planning import plan
 
     places = _places(runs, results, data)
     loaded, planned = _load(suite, seeds)
-    todo = launch.tasks(plan.remaining(planned, artifacts.Done(runs)))
+    wanted = _unmeasured(loaded, planned, results) if missing else planned
+    todo = launch.tasks(plan.remaining(wanted, artifacts.Done(runs)))
     csv = results / f"{loaded.name}.csv"
     if not todo and _is_final(csv):
         click.echo(

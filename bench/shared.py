@@ -27,6 +27,11 @@ runs_option = folder_option("--runs", "BENCH_RUNS", "runs", "Where models and ou
 results_option = folder_option(
     "--results", "BENCH_RESULTS", "results", "Where tables and figures are written."
 )
+missing_option = click.option(
+    "--missing",
+    is_flag=True,
+    help="Only cells that the suite's table in RESULTS has no rows of, wherever those were measured (same settings, same code).",
+)
 data_option = folder_option("--data", "BENCH_DATA", "data", "Where datasets lie.")
 
 
@@ -76,11 +81,22 @@ def rows_of(loaded: Any, planned: Sequence[Any], runs: Path) -> tuple[list[dict[
 
 
 def write_rows(loaded: Any, planned: Sequence[Any], places: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a suite to its table, where rows of cells that were not run here stay; and what is damaged."""
     from bench import store
 
     rows, damage = rows_of(loaded, planned, places.runs)
-    store.write_csv(places.results / f"{loaded.name}.csv", rows)
+    path = places.results / f"{loaded.name}.csv"
+    rows = store.keeping(rows, path)
+    store.write_csv(path, rows)
     return rows, damage
+
+
+def unmeasured(loaded: Any, planned: Sequence[Any], results: Path) -> list[Any]:
+    """The cells that the suite's table has no rows of."""
+    from bench import artifacts, store
+
+    found = store.measured(results / f"{loaded.name}.csv")
+    return [one for one in planned if artifacts.cell_id(one.cell) not in found]
 
 
 def tell(damage: Sequence[str]) -> int:

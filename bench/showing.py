@@ -228,7 +228,8 @@ def report(suites: tuple[str, ...], out: Path | None, runs: Path, results: Path)
 
 
 def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str]]:
-    """A suite, its rows (from the runs where some are here, else from the result table), what is damaged."""
+    """A suite, its rows (from the runs where some are here, the rest from the result table), what is damaged."""
+    from bench import store
     from bench.planning.suite import Suite
     from bench.reporting import tables
 
@@ -241,7 +242,7 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
     kept = _kept(loaded.name, results)
     if not begun and kept is not None:
         return loaded, tables.read(kept), []
-    return loaded, tables.frame(rows), damage
+    return loaded, tables.frame(store.keeping(rows, results / f"{loaded.name}.csv")), damage
 
 
 def _check_name(name: str, kind: str) -> None:

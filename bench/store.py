@@ -29,6 +29,35 @@ def collect(suite: str, planned: Iterable[Planned], runs: Path) -> list[Row]:
     return rows
 
 
+def measured(path: Path) -> dict[str, list[Row]]:
+    """The rows of a table that was written before, by cell id: cells of which all came out, nothing where there is none.
+
+    An id holds the digests of settings and code: whoever made the rows, the same cell would be run here.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            found: dict[str, list[Row]] = {}
+            for row in reader if tuple(reader.fieldnames or ()) == COLUMNS else ():
+                found.setdefault(f"{row['training']}/{row['cell']}", []).append(row)
+    except (OSError, csv.Error, UnicodeDecodeError):
+        return {}
+    return {cell: rows for cell, rows in found.items() if all(row["status"] == "ok" for row in rows)}
+
+
+def keeping(rows: Iterable[Row], path: Path) -> list[Row]:
+    """``rows``, but what the table at ``path`` has of cells that are pending here stays."""
+    rows = list(rows)
+    if all(row["status"] != "pending" for row in rows):
+        return rows
+    before, out = measured(path), []
+    for row in rows:
+        found = before.get(f"{row['training']}/{row['cell']}", []) if row["status"] == "pending" else []
+        own = [{**one, "suite": row["suite"]} for one in found if one["label"] == row["label"]]
+        out += own or [row]
+    return out
+
+
 def _cell_rows(suite: str, one: Planned, status: Mapping[str, Any], runs: Path) -> list[Row]:
     base = _base(suite, one, status)
     if one.cell.skip:

@@ -15,11 +15,13 @@ from bench.shared import (
     data_option,
     exit_code,
     load,
+    missing_option,
     places,
     report,
     results_option,
     runs_option,
     tell,
+    unmeasured,
     write_rows,
 )
 
@@ -36,15 +38,24 @@ _wait = click.option("--wait", is_flag=True, help="Stay until all is done, and s
 @click.argument("suite")
 @click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
 @_wait
+@missing_option
 @_config
 @runs_option
 @results_option
 @data_option
 def submit(
-    suite: str, dry_run: bool, wait: bool, config: Path | None, runs: Path, results: Path, data: Path
+    suite: str,
+    dry_run: bool,
+    wait: bool,
+    missing: bool,
+    config: Path | None,
+    runs: Path,
+    results: Path,
+    data: Path,
 ) -> int:
     """Submit what is left of SUITE to SLURM. Again: retries what died, leaves alone what runs."""
-    return _submit(suite, (runs, results, data), config, dry_run=dry_run, wait=wait, again=False)
+    folders = runs, results, data
+    return _submit(suite, folders, config, dry_run=dry_run, wait=wait, again=False, only_missing=missing)
 
 
 @click.command()
@@ -67,18 +78,20 @@ def _submit(
     dry_run: bool,
     wait: bool,
     again: bool,
+    only_missing: bool = False,
 ) -> int:
     from bench.slurm import follow, resources, submission
 
     loaded, planned = load(suite)
     rules, where = resources.rules(loaded, config), places(*folders)
+    wanted = unmeasured(loaded, planned, where.results) if only_missing else planned
     if dry_run:
-        click.echo("\n".join(_dry(loaded, planned, rules, where)))
+        click.echo("\n".join(_dry(loaded, wanted, rules, where)))
         return 0
     if not wait:
-        _told(loaded, submission.submit(planned, rules, where, again=again), suite, set())
+        _told(loaded, submission.submit(wanted, rules, where, again=again), suite, set())
         return 0
-    watched, known = follow.Watched(planned, rules, where), set[str]()
+    watched, known = follow.Watched(wanted, rules, where), set[str]()
     try:
         follow.follow(watched, lambda sent: _told(loaded, sent, suite, known), again=again)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -77,6 +78,68 @@ def test_the_csv_holds_every_number_exactly(home, suite, bench):
     assert json.loads(read[0]["method_settings"])["groups"] == [1, 2]
     assert json.loads(read[0]["data_settings"])["dataset"] == {"count": 36, "side": 8}
     assert read[0]["backbone"] == 'dot_net {"width": 4}'
+
+
+def without(path, seed):
+    """The table without a seed's rows."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] != str(seed)]
+    store.write_csv(path, rows)
+
+
+def numbers(path):
+    with path.open(newline="") as file:
+        return [(r["training"], r["cell"], r["label"], r["status"], r["value"]) for r in csv.DictReader(file)]
+
+
+def trained(home):
+    return sorted(p.name for p in (home / "runs").glob("*") if (p / "status.json").exists())
+
+
+def test_what_another_machine_measured_is_not_run_again_where_that_is_asked_for(home, suite, bench):
+    path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
+    assert bench("run", path, "--jobs", 0).code == 0
+    whole = numbers(table)
+    shutil.rmtree(home / "runs")  # the table alone has come here
+    said = bench("run", path, "--jobs", 0, "--missing")
+    assert (said.code, trained(home)) == (0, [])
+    assert "nothing to do" in said.out
+    without(table, 1)
+    assert bench("run", path, "--jobs", 0, "--missing").code == 0
+    assert [name.split("-")[3] for name in trained(home)] == ["s1"]
+    assert numbers(table) == whole
+    shown = bench("table", path)
+    assert shown.code == 0
+    assert "1/2" not in shown.out
+    assert bench("run", path, "--jobs", 0).code == 0
+    assert len(trained(home)) == 2  # without being asked, everything is run
+
+
+def test_a_run_that_ends_early_leaves_the_rows_that_were_there(home, suite, bench, monkeypatch):
+    path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
+    assert bench("run", path, "--jobs", 0).code == 0
+    before = numbers(table)
+    shutil.rmtree(home / "runs")
+    monkeypatch.setattr("bench.launch.InProcess.run", lambda *_: iter(()))
+    bench("run", path, "--jobs", 0)
+    assert (numbers(table), trained(home)) == (before, [])
+
+
+def test_rows_of_other_settings_or_with_a_failure_are_not_taken_over(home, suite, bench):
+    table = home / "results" / "toy.csv"
+    assert bench("run", suite(), "--jobs", 0).code == 0
+    (one,) = plan.cells(load(str(suite())))
+    assert set(store.measured(table)) == {cell_id(one.cell)}
+    (other,) = plan.cells(load(str(suite(top="budget = 96"))))
+    assert cell_id(other.cell) not in store.measured(table)
+    (row,) = store.keeping(store.collect("toy", [other], home / "nothing"), table)
+    assert row["status"] == "pending"
+    text = table.read_text()
+    table.write_text(text.replace(",ok,", ",failed,"))
+    assert store.measured(table) == {}
+    table.write_text(text.replace("metric", "measure", 1))  # columns of another version
+    assert store.measured(table) == {}
+    assert store.measured(home / "no.csv") == {}
 
 
 def test_a_row_with_an_unknown_column_is_refused(tmp_path):
