@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,11 @@ def kept(frame: pd.DataFrame, runs: Path, protocol: str = "", each: int = 3) -> 
     return {label: files for label, files in found.items() if files}
 
 
-def sheet(found: dict[str, list[Path]], title: str, caption: str) -> Figure:
-    """One row a label, its pictures side by side, pixels as they are."""
+def sheet(found: dict[str, list[Path]], title: str, caption: str, bands: Sequence[str] = ()) -> Figure:
+    """One row a label, its pictures side by side, pixels as they are.
+
+    :param bands: what each of the equally high bands of a picture shows, from top to bottom.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.image import imread
@@ -45,6 +49,13 @@ def sheet(found: dict[str, list[Path]], title: str, caption: str) -> Figure:
             axes.set_title(f"{label}: {file.stem.replace('_', ' ')}", fontsize=8, loc="left")
         for axes in line:
             axes.axis("off")
+        for axes, image in zip(line[: bool(bands)], images[label], strict=False):
+            axes.axis("on")
+            axes.set_xticks([])
+            height = image.shape[0] / len(bands)
+            axes.set_yticks([(place + 0.5) * height for place in range(len(bands))], bands, fontsize=7)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
     made.suptitle(textwrap.fill(title, 80), fontsize=11, x=0.01, ha="left")
     made.supxlabel(textwrap.fill(caption, 110), fontsize=7.5, color="0.25", x=0.01, ha="left")
     return made

@@ -72,6 +72,6 @@ def _sheet(spec: Spec, frame: pd.DataFrame, runs: Path) -> tuple[Figure | None, 
     found = pictures.kept(chosen, runs, block.get("protocol", ""))
     if found:
         title, caption = f"{spec.title} (here: {spec.note})", f"In the lecture: {spec.lecture}."
-        return pictures.sheet(found, title, caption), ""
+        return pictures.sheet(found, title, caption, block.get("bands", ())), ""
     what = f"protocol {block['protocol']}" if "protocol" in block else "its methods"
     return None, unit_missing(block) or f"no run in {runs} kept pictures of {what}"

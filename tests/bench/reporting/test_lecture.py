@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.planning import suite
+from bench.planning import plan, suite
 from bench.planning.files import builtin
 from bench.records import COLUMNS
-from bench.reporting import lecture, plots, published, tables
+from bench.reporting import lecture, pictures, plots, published, tables
 from bench.reporting.blocks import texts
 
 # What the lecture shows, counted by hand on its slides: seven tables (linear probes twice, ImageNet and Places).
@@ -245,6 +245,26 @@ def test_a_figure_of_curves_and_a_sheet_of_pictures(tmp_path):
     none = lecture.figure(spec, lambda _: frame, tmp_path / "gone", tmp_path / "q.png")
     assert none.path is None
     assert "filters" in none.missing
+
+
+def test_the_bands_of_a_picture_are_named(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 90)).save(tmp_path / "a.png")
+    made = pictures.sheet({"vat": [tmp_path / "a.png"] * 2}, "title", "caption", ("top", "middle", "bottom"))
+    first, second = made.axes
+    assert list(first.get_yticks()) == [15, 45, 75]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["top", "middle", "bottom"]
+    assert not second.axison
+
+
+def test_the_bands_of_adversarial_examples_are_the_steps_that_the_suite_takes():
+    (block,) = lecture.find("vat_examples", "figure").parts
+    (protocol,) = {
+        p.cell.protocol for p in plan.cells(suite.load(block["suite"])) if p.cell.protocol.name == "perturbed"
+    }
+    steps = [f"ε = {length:g}" for length in protocol.get("epsilons")]
+    assert block["bands"] == ["images", *(band for step in steps for band in (step, "the step"))]
 
 
 def test_the_commands(bench, home):
