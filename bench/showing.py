@@ -238,11 +238,18 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
         return Suite(path.stem, path, "", None, ()), tables.read(path), []
     loaded, planned = load(suite)
     rows, damage = rows_of(loaded, planned, runs)
-    begun = damage or any(row["status"] not in {"pending", "skipped"} for row in rows)
     kept = _kept(loaded.name, results)
-    if not begun and kept is not None:
+    if kept is not None and not (damage or _begun(tables.frame(rows))):
         return loaded, tables.read(kept), []
     return loaded, tables.frame(store.keeping(rows, results / f"{loaded.name}.csv")), damage
+
+
+def _begun(frame: Any) -> bool:
+    """Was this suite run? A baseline that trains nothing may be there because another suite has the same one."""
+    status = frame["status"]
+    waits, trained = status.isin(["pending", "skipped"]), ~frame["images_seen"].astype(str).isin(["", "0"])
+    own = ~waits & (trained | (status != "ok"))
+    return bool(own.any() or ((~waits).any() and not (status == "pending").any()))
 
 
 def _check_name(name: str, kind: str) -> None:
@@ -287,8 +294,7 @@ def _reader(runs: Path, results: Path) -> Any:
         if name not in builtin():
             return tables.read(kept) if kept else None
         _, frame, _ = rows_here(name, runs, results)
-        begun = ~frame["status"].isin(["pending", "skipped"])
-        return frame if begun.any() else None
+        return frame if _begun(frame) else None
 
     return read
 

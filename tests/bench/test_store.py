@@ -142,6 +142,22 @@ def test_rows_of_other_settings_or_with_a_failure_are_not_taken_over(home, suite
     assert store.measured(home / "no.csv") == {}
 
 
+def test_a_baseline_that_another_suite_made_does_not_hide_a_table(home, suite, bench):
+    both = suite("[methods]\nnamer = {}\nwalker = {}", name="both")
+    assert bench("run", both, "--jobs", 0).code == 0
+    table = home / "results" / "both.csv"
+    trained_by_older_code = table.read_text().replace("walker-", "older-")
+    table.write_text(trained_by_older_code)
+    shutil.rmtree(home / "runs")
+    assert bench("run", suite("[methods]\nnamer = {}", name="one"), "--jobs", 0).code == 0
+    shown = bench("table", both).out
+    assert "pending" not in shown
+    assert bench("run", both, "--jobs", 0).code == 0  # now it is run here
+    assert len(trained(home)) == 2
+    table.write_text(trained_by_older_code)
+    assert "pending" not in bench("table", both).out
+
+
 def test_a_row_with_an_unknown_column_is_refused(tmp_path):
     with pytest.raises(ValueError, match="surprise"):
         store.write_csv(tmp_path / "x.csv", [{"surprise": 1}])
