@@ -245,9 +245,10 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
 
 
 def _begun(frame: Any) -> bool:
-    """Was this suite run? A baseline that trains nothing may be there because another suite has the same one."""
+    """Was this suite run? A baseline without a budget may be there because another suite has the same one."""
     status = frame["status"]
-    waits, trained = status.isin(["pending", "skipped"]), ~frame["images_seen"].astype(str).isin(["", "0"])
+    waits = status.isin(["pending", "skipped"])
+    trained = frame["budget"].astype(str) != "0"
     own = ~waits & (trained | (status != "ok"))
     return bool(own.any() or ((~waits).any() and not (status == "pending").any()))
 
