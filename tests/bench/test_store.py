@@ -97,7 +97,8 @@ def trained(home):
 
 
 def test_what_another_machine_measured_is_not_run_again_where_that_is_asked_for(home, suite, bench):
-    path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
+    two = '[methods]\nwalker = {}\nthe_same = {use = "walker"}'  # one cell, rows under two names
+    path, table = suite(two, top="seeds = 2"), home / "results" / "toy.csv"
     assert bench("run", path, "--jobs", 0).code == 0
     whole = numbers(table)
     shutil.rmtree(home / "runs")  # the table alone has come here

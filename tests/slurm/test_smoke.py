@@ -164,3 +164,23 @@ def test_an_evaluation_with_resources_of_its_own_comes_after_its_training(slurm,
     assert {r["status"] for r in rows(home / "results")} == {"ok"}
     (jobs,) = (json.loads(p.read_text()) for p in (home / "runs" / ".slurm").glob("*/jobs.json"))
     assert len(jobs) == 4
+
+
+def test_only_what_the_table_lacks_is_submitted(slurm, home, suite, bench_process):
+    slurm()
+    path = suite(napper(), top="seeds = 3")
+    assert bench_process("run", path, "--jobs", "2").code == 0
+    whole = rows(home / "results")
+    shutil.rmtree(home / "runs")
+    with (home / "results" / "toy.csv").open("w", newline="") as file:  # of the middle seed nothing is known
+        writer = csv.DictWriter(file, whole[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in whole if row["seed"] != "1")
+    dry = bench_process("submit", path, "--missing", "--dry-run")
+    assert "toy: 1 cells in 1 jobs" in dry.out, dry.out
+    done = bench_process("submit", path, "--missing", "--wait")
+    assert done.code == 0, done.err
+    assert len(list((home / "runs").glob("napper*/status.json"))) == 1
+    assert [(r["seed"], r["value"]) for r in rows(home / "results")] == [
+        (r["seed"], r["value"]) for r in whole
+    ]
