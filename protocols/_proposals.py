@@ -67,10 +67,10 @@ def _windows(height: int, width: int) -> Tensor:
 
 def selective_search(samples: Samples, run: Run) -> list[Tensor]:
     """Uijlings et al.'s (IJCV 2013) boxes (k, 4), "fast" mode, by OpenCV; kept in the run's cache."""
-    key = digest(["selective_search", samples.name, len(samples)], 32)
+    version, search = _searcher()
+    key = digest(["selective search", version, samples.name, len(samples)], 32)
     table = run.cache.get(key)
     if table is None:
-        search = _searcher()
         rows = [(i, search(image)) for i, image in _each(samples)]
         table = torch.cat([torch.cat([torch.full((len(b), 1), float(i)), b], 1) for i, b in rows])
         run.cache.put(key, table)
@@ -78,25 +78,27 @@ def selective_search(samples: Samples, run: Run) -> list[Tensor]:
     return list(table[:, 1:].split(counts))  # type: ignore[no-untyped-call]  # torch's own
 
 
-def _searcher() -> Callable[[Tensor], Tensor]:
+def _searcher() -> tuple[str, Callable[[Tensor], Tensor]]:
+    """OpenCV's version, which moves boxes, and its search: an image (3, H, W) to boxes (k, 4)."""
     try:
         cv2: Any = importlib.import_module("cv2")
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     except (ImportError, AttributeError):
         raise BenchError(
-            "selective search needs OpenCV with its contrib modules: pip install opencv-contrib-python-headless; "
+            "selective search needs OpenCV with its contrib modules: pip install 'representation-bench[voc]'; "
             "or name a proposal file, or write proposals = windows or rpn"
         ) from None
 
     def boxes(image: Tensor) -> Tensor:
-        cv2.setRNGSeed(0)
         search.setBaseImage(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()[:, :, ::-1]))
         search.switchToSelectiveSearchFast()
         x, y, w, h = torch.from_numpy(np.asarray(search.process(), np.float32)).unbind(1)
-        found = torch.stack([x, y, x + w, y + h], 1)
-        return found[(w >= LEAST) & (h >= LEAST)]
+        found = torch.stack([x, y, x + w, y + h], 1)[(w >= LEAST) & (h >= LEAST)]
+        # OpenCV's order hangs on what C's rand() gave before: sorted, and mixed as windows are, it is always the same.
+        table: Tensor = torch.unique(found, dim=0)
+        return table[order(len(table), 0)]
 
-    return boxes
+    return cv2.__version__, boxes
 
 
 SOURCES: dict[str, Callable[[Samples, Run], Sequence[Tensor]]] = {
