@@ -95,9 +95,9 @@ def test_regions_are_read_where_their_pixels_lie(kind):
     encoder = AlexNet(top=False).build(generator=torch.Generator().manual_seed(0), width=0.05)
     below = Below(encoder, "", "", settled=True)
     cells = below(below.input(torch.zeros(1, 3, 400, 400))).shape[-1]
-    x = below.first() + below.stride * torch.arange(cells, dtype=torch.float32)
+    x = below.first + below.stride * torch.arange(cells, dtype=torch.float32)
     maps = x.expand(1, 1, cells, cells).contiguous()
-    pool = Pool(kind, 4, below.stride, below.first())
+    pool = Pool(kind, 4, below.stride, below.first)
     box = torch.tensor([[100.0, 100, 260, 260]])
     seen = pool({"0": maps}, [box], [(400, 400)])[0, 0, 0]
     if kind == "align":  # the middles of the four bins
