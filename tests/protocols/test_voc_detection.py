@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from bench import regions
 from bench.backbones.alexnet import AlexNet
 from bench.backbones.alexnet_small import AlexNetSmall
 from bench.contracts import BenchError, Measurement, Picture, Samples, Target
@@ -178,7 +179,7 @@ def test_selective_search_is_the_same_whatever_was_searched_before(scenes, make_
     first = _proposals.selective_search(samples, make_run())
     again = _proposals.selective_search(samples, make_run())  # with a cache of its own
     assert [b.tolist() for b in again] == [b.tolist() for b in first]
-    _, search = _proposals._searcher()
+    _, search = regions.selective_search()
     image = samples.images.pixels[3]
     assert search(image).tolist() == first[3].tolist()
     # The first few are some of every size, as whoever takes ``most`` of them needs.
@@ -259,14 +260,14 @@ def test_selective_search_is_kept(make_run, monkeypatch):
         calls.append(tuple(image.shape))
         return torch.tensor([[0.0, 0, 5, 5], [1, 1, 9, float(len(calls))]])
 
-    monkeypatch.setattr(_proposals, "_searcher", lambda: ("1.0", search))
+    monkeypatch.setattr(regions, "selective_search", lambda: ("1.0", search))
     samples, run = rectangles("a", 3, 1, ((24, 24), (24, 30))), make_run()
     first = _proposals.selective_search(samples, run)
     again = _proposals.selective_search(samples, run)
     assert calls == [(3, 24, 24), (3, 24, 30), (3, 24, 24)]
     assert [b.tolist() for b in first] == [b.tolist() for b in again]
     assert first[2].tolist() == [[0, 0, 5, 5], [1, 1, 9, 3]]
-    monkeypatch.setattr(_proposals, "_searcher", lambda: ("2.0", search))
+    monkeypatch.setattr(regions, "selective_search", lambda: ("2.0", search))
     assert _proposals.selective_search(samples, run)[0].tolist() == [[0, 0, 5, 5], [1, 1, 9, 4]]
 
 
