@@ -223,13 +223,22 @@ def get(name: str, data: Path) -> int:
 @click.option("--objects", default=4, show_default=True, help="At most so many an image.")
 @click.option("--train", default=400, show_default=True, help="Training images.")
 @click.option("--test", default=200, show_default=True, help="Test images.")
-def scenes(folder: Path, side: int, objects: int, train: int, test: int) -> int:
+@click.option(
+    "--proposals",
+    type=click.Choice(["selective_search", "windows"]),
+    help="Also write proposals.npz, which the dataset's setting ``proposals`` reads.",
+)
+def scenes(folder: Path, side: int, objects: int, train: int, test: int, proposals: str | None) -> int:
     """Write scenes in VOC's own form: JPEGImages, Annotations, ImageSets, SegmentationClass."""
     from bench.data import _write_voc
     from bench.data.scenes import Scenes
 
-    count = _write_voc.write(Scenes(side=side, train=train, test=test, objects=objects), folder)
-    click.echo(f'{folder}: {count} images; read them with dataset = {{name = "voc_scenes", folder = ...}}')
+    rendered = Scenes(side=side, train=train, test=test, objects=objects)
+    count = _write_voc.write(rendered, folder, proposals or "")
+    more = f", proposals = .../{_write_voc.PROPOSALS}" if proposals else ""
+    click.echo(
+        f'{folder}: {count} images; read them with dataset = {{name = "voc_scenes", folder = ...{more}}}'
+    )
     return 0
 
 

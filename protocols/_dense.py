@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,6 +22,7 @@ from protocols._features import center_view
 
 NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public name for it
 GEOMETRY = 0x6E0  # the stream of the draws that place an image
+CELLS = 7  # a side that the highest maps have where a net is explored: 224 pixels at a stride of 32
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -69,51 +71,54 @@ def alike(items: Sequence[Tensor]) -> list[list[int]]:
 
 
 class Below(nn.Module):
-    """A copy of an encoder's input and of its trunk up to a layer.
+    """A copy of an encoder's input and of its net up to a layer, of whatever make the net is.
+
+    Which weights a layer's maps hang on, and where their cells lie, is seen in one pass of an empty image.
 
     :param layer: the tap whose maps are wanted; "": the last one. ``rest``: all of the trunk instead.
-    :param freeze: what lies up to this tap keeps its weights; "": everything is trained.
+    :param freeze: what runs up to this tap keeps its weights; "": everything is trained.
     :param settled: batch norms keep the statistics that they came with.
     """
+
+    stride: int  # input pixels from one cell of the maps to the next
+    first: float  # where the first cell is centered: the input pixel's number, 0 being the first one's middle
 
     def __init__(
         self, encoder: Encoder, layer: str, freeze: str, *, settled: bool, rest: bool = False
     ) -> None:
         super().__init__()
-        self.layer = layer or encoder.layers[-1]
-        for name in filter(None, (self.layer, freeze)):
-            if name not in encoder.layers:
+        self.layer, self.rest, self.settled = layer or encoder.layers[-1], rest, settled
+        for key, name in (("layer", self.layer), ("freeze", freeze)):
+            if name and name not in encoder.layers:
+                layers = ", ".join(encoder.layers)
                 raise BenchError(
-                    f"layer {name!r} does not exist here; layers are: {', '.join(encoder.layers)}"
+                    f"layer {name!r} does not exist here; layers are: {layers}; write one of them as {key}"
                 )
-        stages = dict(encoder.trunk.named_children())
-        names = list(stages)
-        upper = len(names) if rest else names.index(self.layer) + 1
-        self.input = copy.deepcopy(encoder.input)
-        self.trunk = nn.Sequential(*(copy.deepcopy(stages[name]) for name in names[:upper]))
-        self.trunk.requires_grad_()
-        for stage in self.trunk[: names.index(freeze) + 1 if freeze else 0]:
-            stage.requires_grad_(False)
-        self.settled = settled
-        self.channels = encoder.channels[self.layer if not rest else encoder.layers[-1]]
-        self.stride = encoder.strides[self.layer if not rest else encoder.layers[-1]]
-        for name in names[names.index(encoder.layers[-1]) + 1 :] if rest else ():
-            for window in map(_window, stages[name].modules()):
-                self.stride *= window[1]
+        self.net = copy.deepcopy(encoder).eval()
+        self.input, self.net.input, self.net.top = self.net.input, nn.Identity(), None
+        highest = encoder.layers[-1] if rest else self.layer
+        self.channels, told = encoder.channels[highest], encoder.strides[highest]
+        side, device = CELLS * max(encoder.strides.values()), next(encoder.parameters()).device
+        prepared = self.input(torch.zeros(1, 3, side, side, device=device))
+        self.net.requires_grad_()
+        with _places(self.net, prepared.shape[-1]) as known:
+            maps = self(prepared)
+        self.stride, self.first = known.get(maps.shape[-1], (told, (told - 1) / 2))
+        self._train(maps, self.net.activations(prepared, (freeze,))[freeze] if freeze else None)
+        self.train(encoder.training)
+
+    def _train(self, maps: Tensor, frozen: Tensor | None) -> None:
+        """The weights that the maps hang on, without those that the frozen ones do."""
+        weights = list(self.net.parameters())
+        used, kept = _behind(maps, weights), _behind(frozen, weights)
+        for weight, is_used, is_kept in zip(weights, used, kept, strict=True):
+            weight.requires_grad_(is_used and not is_kept)
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Maps (N, C, h, w) of what ``input`` gave."""
-        maps: Tensor = self.trunk(prepared)
-        return maps
-
-    def first(self) -> float:
-        """Where the maps' first cell is centered: the input pixel's number, 0 being the first one's middle."""
-        stride, center = 1, 0.0
-        for part in self.trunk.modules():
-            kernel, step, pad = _window(part)
-            center += ((kernel - 1) / 2 - pad) * stride
-            stride *= step
-        return center
+        if self.rest:
+            return self.net.maps(prepared)
+        return self.net.activations(prepared, (self.layer,))[self.layer]
 
     def train(self, mode: bool = True) -> Below:
         """Settled batch norms stay in evaluation mode."""
@@ -123,11 +128,42 @@ class Below(nn.Module):
         return self
 
 
+def _behind(maps: Tensor | None, weights: Sequence[Tensor]) -> list[bool]:
+    """Which of the weights the maps hang on."""
+    if maps is None or not maps.requires_grad:
+        return [False] * len(weights)
+    return [found is not None for found in torch.autograd.grad(maps.sum(), weights, allow_unused=True)]
+
+
+@contextmanager
+def _places(net: nn.Module, side: int) -> Iterator[dict[int, tuple[int, float]]]:
+    """Where the cells of maps lie that a net makes of images of ``side``: {the maps' side: (stride, first)}.
+
+    Maps of one side lie alike, by whichever branches they came: a net adds or joins them.
+    """
+    known = {side: (1, 0.0)}
+
+    def keep(part: nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> None:
+        stride, first = known.get(inputs[0].shape[-1], (0, 0.0))
+        if stride:
+            kernel, step, pad = _window(part)
+            known.setdefault(maps.shape[-1], (stride * step, first + ((kernel - 1) / 2 - pad) * stride))
+
+    hooks = [part.register_forward_hook(keep) for part in net.modules() if _window(part) != (1, 1, 0)]
+    try:
+        yield known
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _window(part: nn.Module) -> tuple[int, int, int]:
     """Kernel, stride and padding of a layer that moves over the image; (1, 1, 0) for the others."""
     if isinstance(part, nn.Conv2d):
-        pad = part.padding[0] if not isinstance(part.padding, str) else (part.kernel_size[0] - 1) // 2
-        return (part.kernel_size[0] - 1) * part.dilation[0] + 1, part.stride[0], int(pad)
+        kernel = (part.kernel_size[0] - 1) * part.dilation[0] + 1
+        words = {"same": (kernel - 1) // 2, "valid": 0}
+        pad = words[part.padding] if isinstance(part.padding, str) else int(part.padding[0])
+        return kernel, part.stride[0], pad
     if isinstance(part, (nn.MaxPool2d, nn.AvgPool2d)):
         kernel, step, pad = (
             v if isinstance(v, int) else v[0] for v in (part.kernel_size, part.stride, part.padding)
@@ -136,6 +172,14 @@ def _window(part: nn.Module) -> tuple[int, int, int]:
     if hasattr(part, "kernel") and hasattr(part, "stride"):  # a backbone's own pool
         return int(part.kernel), int(part.stride), 0  # type: ignore[arg-type]  # a module's attributes are anything
     return 1, 1, 0
+
+
+def parts_above(encoder: Encoder, layer: str) -> list[nn.Module] | None:
+    """The trunk's parts above a tap; None for a network that does not say what lies there, as one of any make."""
+    if type(encoder).above is not Encoder.above:
+        return None
+    names = [name for name, _ in encoder.trunk.named_children()]
+    return list(encoder.trunk.children())[names.index(layer) + 1 :]
 
 
 def settle(module: nn.Module) -> None:

@@ -54,7 +54,7 @@ class Segmenter(nn.Module):
         drawn(self.score, 0.0, 0.0, generator)  # as FCN's: zero
         self.stride = self.below.stride
         # The first cell's middle in the image, of which ``pad`` pixels more than there are were seen.
-        self.first = self.below.first() + (grid - 1) / 2 * self.stride - self.pad
+        self.first = self.below.first + (grid - 1) / 2 * self.stride - self.pad
 
     def forward(self, images: Tensor) -> Tensor:
         prepared = F.pad(self.below.input(images), (self.pad,) * 4)

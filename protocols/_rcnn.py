@@ -17,7 +17,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou, roi_align, roi_pool
 
 from bench.contracts import Encoder, initialize
-from protocols._dense import Below, drawn, learned, settle
+from protocols._dense import Below, drawn, learned, parts_above, settle
 
 Objects: TypeAlias = "dict[str, Tensor]"
 
@@ -85,7 +85,7 @@ class Detector(nn.Module):
         predictor = FastRCNNPredictor(width, classes + 1)
         drawn(predictor.cls_score, 0.01, 0.0, generator)
         drawn(predictor.bbox_pred, 0.001, 0.0, generator)
-        pool = Pool(p.pool, p.roi_size, self.below.stride, self.below.first())
+        pool = Pool(p.pool, p.roi_size, self.below.stride, self.below.first)
         low, high = p.background
         self.heads = Heads(
             pool, head, predictor, 0.5, high, p.rois, p.positive, None, p.min_score, p.nms, p.detections
@@ -117,10 +117,8 @@ class Detector(nn.Module):
 
 def region_head(encoder: Encoder, below: Below, p: Rcnn, generator: torch.Generator) -> tuple[nn.Module, int]:
     """What makes a vector of pooled maps, and its width; the encoder's own weights as far as it has them."""
-    if below.layer != encoder.layers[-1]:
-        stages = list(encoder.trunk.named_children())
-        names = [name for name, _ in stages]
-        rest = [stage for _, stage in stages[names.index(below.layer) + 1 :]]
+    rest = parts_above(encoder, below.layer)
+    if below.layer != encoder.layers[-1] and rest is not None:
         top = encoder.top if encoder.top is not None else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return copy.deepcopy(nn.Sequential(*rest, top)).requires_grad_(), encoder.dim
     if learned(encoder.top) is not None:

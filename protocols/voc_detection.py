@@ -44,7 +44,8 @@ class VocDetection(Descending):
     :param proposals: ``selective_search``, ``file`` (the dataset's setting ``proposals``) or ``windows``
         (fixed shapes all over the image) for Fast R-CNN; ``rpn`` for Faster R-CNN (Ren et al., NeurIPS 2015).
     :param layer: whose maps are pooled, "" is the last one. What lies above it judges the regions: the rest
-        of the trunk; above the last layer fc6 and fc7 or, without these, two new layers of ``hidden`` units.
+        of the trunk; above the last layer fc6 and fc7 or, without these, two new layers of ``hidden`` units; above
+        any layer of a network that does not say what lies there (``checkpoint.network``), two new ones too.
     :param freeze: what lies up to this layer keeps its weights; "": everything is trained.
     :param rois: regions an image in a step, ``positive`` of them at IoU 0.5 or more, the rest in
         ``background``; ``most`` proposals an image are used (0: all).

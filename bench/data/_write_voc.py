@@ -10,23 +10,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench import regions
 from bench.contracts import Samples
+from bench.data import proposals
 from bench.data._layout import CLASSES
 from bench.data.scenes import Scenes
+from bench.data.sources import Files
 from bench.records import BenchError
 
+PROPOSALS = "proposals.npz"
 QUALITY = 100  # JPEG's, without subsampling: pixels come back to within a few levels
 
 _FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main", "ImageSets/Segmentation", "SegmentationClass")
 
 
-def write(scenes: Scenes, folder: Path) -> int:
+def write(scenes: Scenes, folder: Path, finder: str = "") -> int:
     """The training and test images of ``scenes`` below ``folder``; returns their number.
 
     Of the training images (trainval) every second is in train, the rest in val, as about half are in VOC.
 
-    :raises BenchError: the folder exists and holds something else.
+    :param finder: ``selective_search`` or ``windows``: what finds each image's proposals, which are then written
+        beside the images (``proposals.npz``); "": there are none.
+    :raises BenchError: the folder exists and holds something else; OpenCV is needed and not installed.
     """
+    find = regions.finder(finder) if finder else None
     if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _names()):
         raise BenchError(
             f"{folder}: is there already, and not as this command writes it; name another folder"
@@ -45,11 +52,16 @@ def write(scenes: Scenes, folder: Path) -> int:
     lists = {"train": trainval[::2], "val": trainval[1::2], "trainval": trainval, "test": named["test"]}
     for name, ids in lists.items():
         _list(folder, name, ids, present)
+    (folder / PROPOSALS).unlink(missing_ok=True)  # of images that are no more
+    if find is not None:
+        files = Files([folder / "JPEGImages" / f"{i}.jpg" for i in present])
+        found = {i: find(files.read(n)).numpy() for n, i in enumerate(present)}
+        proposals.write(folder / PROPOSALS, found)
     return len(present)
 
 
 def _names() -> set[str]:
-    return {name.partition("/")[0] for name in _FOLDERS}
+    return {PROPOSALS, *(name.partition("/")[0] for name in _FOLDERS)}
 
 
 def _presence(part: Samples) -> list[list[int]]:

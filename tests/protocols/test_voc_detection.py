@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from bench import regions
 from bench.backbones.alexnet import AlexNet
 from bench.backbones.alexnet_small import AlexNetSmall
 from bench.contracts import BenchError, Measurement, Picture, Samples, Target
@@ -95,9 +96,9 @@ def test_regions_are_read_where_their_pixels_lie(kind):
     encoder = AlexNet(top=False).build(generator=torch.Generator().manual_seed(0), width=0.05)
     below = Below(encoder, "", "", settled=True)
     cells = below(below.input(torch.zeros(1, 3, 400, 400))).shape[-1]
-    x = below.first() + below.stride * torch.arange(cells, dtype=torch.float32)
+    x = below.first + below.stride * torch.arange(cells, dtype=torch.float32)
     maps = x.expand(1, 1, cells, cells).contiguous()
-    pool = Pool(kind, 4, below.stride, below.first())
+    pool = Pool(kind, 4, below.stride, below.first)
     box = torch.tensor([[100.0, 100, 260, 260]])
     seen = pool({"0": maps}, [box], [(400, 400)])[0, 0, 0]
     if kind == "align":  # the middles of the four bins
@@ -126,14 +127,65 @@ def test_difficult_objects_teach_nothing(model, make_run):
     assert len(training._taught(0, _placed(torch.zeros(3, 24, 24), 0, 0, False)[1])["labels"]) == 1
 
 
-def test_windows_find_most_objects_of_scenes(tmp_path, monkeypatch, make_run):
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """Renders scenes of up to four objects."""
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
-    samples = Scenes(side=64, train=60, objects=4).load("train", tmp_path)
+    return lambda side, count: Scenes(side=side, train=count, objects=4).load("train", tmp_path)
+
+
+def overlaps(samples, boxes):
+    """Of each object that is not difficult, the most (IoU) with a box of its image."""
+    best = [
+        box_iou(truth["boxes"][~truth["difficult"]], b).amax(1)
+        for truth, b in zip(samples.boxes, boxes, strict=True)
+    ]
+    return torch.cat(best)
+
+
+def opencv():
+    pytest.importorskip("cv2", reason="OpenCV is missing: pip install opencv-contrib-python-headless")
+
+
+def test_windows_find_most_objects_of_scenes(scenes, make_run):
+    samples = scenes(64, 60)
     boxes = _proposals.windows(samples, make_run())
     assert {len(b) for b in boxes} == {len(boxes[0])}
     assert (boxes[0] >= 0).all() and (boxes[0] <= 64 + 1e-4).all()
-    best = torch.cat([box_iou(t["boxes"], b).amax(1) for t, b in zip(samples.boxes, boxes, strict=True)])
-    assert (best >= 0.5).float().mean() > 0.9
+    assert (overlaps(samples, boxes) >= 0.5).float().mean() > 0.9
+
+
+def test_selective_search_follows_the_objects_with_a_tenth_of_the_windows(scenes, make_run):
+    opencv()
+    samples, run = scenes(128, 30), make_run()
+    found, fixed = _proposals.selective_search(samples, run), _proposals.windows(samples, run)
+    for boxes in found:
+        left, top, right, bottom = boxes.unbind(1)
+        assert ((left >= 0) & (left + 4 <= right) & (right <= 128)).all()
+        assert ((top >= 0) & (top + 4 <= bottom) & (bottom <= 128)).all()
+        assert len(boxes.unique(dim=0)) == len(boxes)
+    assert sum(map(len, found)) < sum(map(len, fixed)) / 10
+    ours, theirs = overlaps(samples, found), overlaps(samples, fixed)
+    assert (ours >= 0.5).float().mean() > 0.95
+    # Windows come in steps, segments end where objects end: more objects are met closely. As many windows miss most.
+    assert (ours >= 0.8).sum() > 1.5 * (theirs >= 0.8).sum()
+    few = [boxes[: len(b)] for boxes, b in zip(fixed, found, strict=True)]
+    assert (overlaps(samples, few) >= 0.5).float().mean() < 0.8
+
+
+def test_selective_search_is_the_same_whatever_was_searched_before(scenes, make_run):
+    opencv()
+    samples = scenes(128, 4)
+    first = _proposals.selective_search(samples, make_run())
+    again = _proposals.selective_search(samples, make_run())  # with a cache of its own
+    assert [b.tolist() for b in again] == [b.tolist() for b in first]
+    _, search = regions.selective_search()
+    image = samples.images.pixels[3]
+    assert search(image).tolist() == first[3].tolist()
+    # The first few are some of every size, as whoever takes ``most`` of them needs.
+    sizes = (first[3][:, 2:] - first[3][:, :2]).prod(1)
+    half = len(sizes) // 2
+    assert 0.5 < sizes[:half].median() / sizes[half:].median() < 2
 
 
 def test_what_judges_regions_is_the_encoders_as_far_as_it_has_it():
@@ -197,7 +249,7 @@ def test_proposals_from_a_file_come_with_the_boxes(model, make_run):
 
 def test_without_opencv_one_line_says_what_to_do(model, make_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(BenchError, match="pip install opencv-contrib-python-headless"):
+    with pytest.raises(BenchError, match=r"pip install 'representation-bench\[voc\]'; or name a"):
         list(replace(SMALL, proposals="selective_search").evaluate(model, target(), make_run()))
 
 
@@ -208,13 +260,15 @@ def test_selective_search_is_kept(make_run, monkeypatch):
         calls.append(tuple(image.shape))
         return torch.tensor([[0.0, 0, 5, 5], [1, 1, 9, float(len(calls))]])
 
-    monkeypatch.setattr(_proposals, "_searcher", lambda: search)
+    monkeypatch.setattr(regions, "selective_search", lambda: ("1.0", search))
     samples, run = rectangles("a", 3, 1, ((24, 24), (24, 30))), make_run()
     first = _proposals.selective_search(samples, run)
     again = _proposals.selective_search(samples, run)
     assert calls == [(3, 24, 24), (3, 24, 30), (3, 24, 24)]
     assert [b.tolist() for b in first] == [b.tolist() for b in again]
     assert first[2].tolist() == [[0, 0, 5, 5], [1, 1, 9, 3]]
+    monkeypatch.setattr(regions, "selective_search", lambda: ("2.0", search))
+    assert _proposals.selective_search(samples, run)[0].tolist() == [[0, 0, 5, 5], [1, 1, 9, 4]]
 
 
 @pytest.mark.parametrize(

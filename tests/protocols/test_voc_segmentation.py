@@ -76,7 +76,7 @@ def test_the_reference_net_is_cropped_where_the_reference_crops():
     _, _, grid = convolutional(encoder.top)
     # conv1 begins at 5; pools add 4, 8 and 16; fc6 2.5 x 32: 113, of which 100 are padding.
     assert below.stride == 32
-    assert below.first() + (grid - 1) / 2 * below.stride - 100 == 31 - 18
+    assert below.first + (grid - 1) / 2 * below.stride - 100 == 31 - 18
 
 
 def test_fully_connected_layers_become_convolutions():
@@ -152,7 +152,7 @@ def test_frozen_layers_and_statistics_stay(model, make_run, monkeypatch):
     from dataclasses import replace
 
     list(replace(SMALL, freeze="conv1", steps=5).evaluate(model, target(), make_run()))
-    after = dict(zip(before, nets[0].below.trunk.state_dict().values(), strict=True))
+    after = dict(zip(before, nets[0].below.net.trunk.state_dict().values(), strict=True))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"conv2.0.weight", "conv2.0.bias", "conv2.1.weight", "conv2.1.bias"}
     assert model.encoder.trunk.state_dict().keys() == before.keys()
@@ -161,7 +161,9 @@ def test_frozen_layers_and_statistics_stay(model, make_run, monkeypatch):
 def test_bad_settings_and_targets_are_one_line(model, make_run):
     with pytest.raises(BenchError, match=r"voc_segmentation\.head is 'fcn8'; write fcn32 or conv"):
         VocSegmentation(head="fcn8")
-    with pytest.raises(BenchError, match="layer 'conv9' does not exist here; layers are: conv1, conv2"):
+    with pytest.raises(
+        BenchError, match="'conv9' does not exist here; layers are: conv1, conv2; write one of them as freeze"
+    ):
         list(VocSegmentation(freeze="conv9").evaluate(model, target(), make_run()))
     bare = target()
     bare = Target(Samples("a", bare.train.images), bare.validation, bare.test, 2)

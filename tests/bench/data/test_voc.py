@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from torchvision.ops import box_iou
 
 from bench.data import assemble
 from bench.data._lazy import Lazy
@@ -236,6 +239,46 @@ def test_scenes_in_vocs_form_are_the_same_scenes(bench, home):
         assert apart.mean() < 1 and apart.max() <= 8  # JPEG at its best is not lossless
     val = VocScenes(train="val").load("train", home / "data")
     assert torch.equal(val.multilabel, scenes.load("train", home).multilabel[1::2])
+
+
+SMALL = ("--side", 64, "--objects", 3, "--train", 6, "--test", 4)
+
+
+@pytest.mark.parametrize("finder", ["selective_search", "windows"])
+def test_scenes_come_with_proposals_of_their_own(bench, home, finder):
+    if finder == "selective_search":
+        pytest.importorskip("cv2", reason="OpenCV is missing: pip install opencv-contrib-python-headless")
+    said = bench("data", "scenes", "--voc", home / "data/scenes_voc", *SMALL, "--proposals", finder)
+    assert (said.code, said.err) == (0, "")
+    assert "proposals = .../proposals.npz" in said.out
+    dataset = VocScenes(proposals="scenes_voc/proposals.npz")
+    for split, count in (("train", 6), ("test", 4)):
+        found = dataset.load(split, home / "data").boxes
+        assert len(found) == count
+        met = [box_iou(one["boxes"][~one["difficult"]], one["proposals"]).amax(1) >= 0.5 for one in found]
+        assert torch.cat(met).float().mean() > 0.8
+    # Written again without them: those of other images do not stay behind.
+    assert bench("data", "scenes", "--voc", home / "data/scenes_voc", *SMALL).code == 0
+    with pytest.raises(BenchError, match=r"proposals\.npz: missing"):
+        dataset.load("test", home / "data")
+
+
+def test_fast_r_cnn_runs_on_the_proposals_of_a_file(bench, home, suite):
+    bench("data", "scenes", "--voc", home / "data/scenes_voc", *SMALL, "--proposals", "windows")
+    target = '{name = "voc_scenes", proposals = "scenes_voc/proposals.npz"}'
+    few = "steps = 2, images = 2, most = 60, hidden = 8, roi_size = 2, sides = [0], test_side = 0"
+    path = suite(
+        f"[target]\ndataset = {target}\nvalidation = 0\n[methods]\nrandom = {{}}",
+        top='seeds = 1\nbackbone = "alexnet_small"',
+        data='dataset = {name = "scenes", side = 32, train = 12, test = 12}',
+        protocols=f'voc_detection = {{proposals = "file", {few}}}',
+    )
+    ended = bench("run", path, "--jobs", 0)
+    assert ended.code == 0, ended.err
+    with (home / "results/toy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["metric"] for row in rows} == {"mAP", "ap_11pt", "ap_envelope"}
+    assert {(row["status"], row["dataset"]) for row in rows} == {("ok", "voc_scenes")}
 
 
 def test_scenes_do_not_overwrite_another_folder(bench, home):
