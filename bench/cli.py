@@ -16,6 +16,7 @@ from bench import showing
 from bench.records import BenchError
 from bench.shared import data_option as _data
 from bench.shared import exit_code as _exit_code
+from bench.shared import first_seeds as _first_seeds
 from bench.shared import load as _load
 from bench.shared import missing_option as _missing
 from bench.shared import places as _places
@@ -66,7 +67,8 @@ def run(
     from bench.planning import plan
 
     places = _places(runs, results, data)
-    loaded, planned = _load(suite, seeds)
+    loaded, whole = _load(suite)
+    planned = _first_seeds(whole, seeds)
     wanted = _unmeasured(loaded, planned, results) if missing else planned
     todo = launch.tasks(plan.remaining(wanted, artifacts.Done(runs)))
     csv = results / f"{loaded.name}.csv"
@@ -86,9 +88,9 @@ def run(
             problems = progress.watched(chosen.run(todo, places), todo, workers)
     except BaseException:
         with contextlib.suppress(BenchError):  # what stopped the run is what is told
-            _write_rows(loaded, planned, places)
+            _write_rows(loaded, whole, places, planned)
         raise
-    rows, damage = _write_rows(loaded, planned, places)
+    rows, damage = _write_rows(loaded, whole, places, planned)
     for problem in dict.fromkeys([*problems, *damage]):
         click.echo(f"failed: {problem}", err=True)
     _report(loaded, rows, results)

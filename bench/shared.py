@@ -47,16 +47,19 @@ def exit_code(rows: Sequence[dict[str, Any]]) -> int:
     return 2 if any(row["status"] not in {"ok", "skipped"} for row in rows) else 0
 
 
-def load(suite: str, seeds: int | None = None) -> tuple[Any, list[Any]]:
+def load(suite: str) -> tuple[Any, list[Any]]:
+    """A suite and its cells."""
     from bench.planning import plan
     from bench.planning import suite as suites
 
     loaded = suites.load(suite)
-    planned = plan.cells(loaded)
-    if seeds is not None:
-        kept = sorted({p.cell.training.seed for p in planned})[:seeds]
-        planned = [p for p in planned if p.cell.training.seed in kept]
-    return loaded, planned
+    return loaded, plan.cells(loaded)
+
+
+def first_seeds(planned: Sequence[Any], count: int | None) -> list[Any]:
+    """The cells of a suite's first seeds; None: of all."""
+    kept = sorted({p.cell.training.seed for p in planned})[:count]
+    return [p for p in planned if p.cell.training.seed in kept]
 
 
 def rows_of(loaded: Any, planned: Sequence[Any], runs: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -80,13 +83,21 @@ def rows_of(loaded: Any, planned: Sequence[Any], runs: Path) -> tuple[list[dict[
     return rows, list(damage)
 
 
-def write_rows(loaded: Any, planned: Sequence[Any], places: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of a suite to its table, where rows of cells that were not run here stay; and what is damaged."""
-    from bench import store
+def write_rows(
+    loaded: Any, planned: Sequence[Any], places: Any, asked: Sequence[Any] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a suite to its table, where rows of cells that were not run here stay; and what is damaged.
+
+    :param asked: of what else was planned, what is pending is left out.
+    """
+    from bench import artifacts, store
 
     rows, damage = rows_of(loaded, planned, places.runs)
     path = places.results / f"{loaded.name}.csv"
     rows = store.keeping(rows, path)
+    if asked is not None:
+        names = {artifacts.cell_id(one.cell) for one in asked}
+        rows = [r for r in rows if r["status"] != "pending" or f"{r['training']}/{r['cell']}" in names]
     store.write_csv(path, rows)
     return rows, damage
 

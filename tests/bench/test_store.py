@@ -116,6 +116,20 @@ def test_what_another_machine_measured_is_not_run_again_where_that_is_asked_for(
     assert len(trained(home)) == 2  # without being asked, everything is run
 
 
+def test_a_run_of_fewer_seeds_leaves_the_others_rows(home, suite, bench):
+    path, table = suite(top="seeds = 3"), home / "results" / "toy.csv"
+    assert bench("run", path, "--jobs", 0, "--seeds", 2).code == 0
+    two = numbers(table)
+    assert {status for *_, status, _ in two} == {"ok"}  # the third was not asked for: it is not missing
+    assert bench("run", path, "--jobs", 0).code == 0
+    three = numbers(table)
+    assert three[: len(two)] == two
+    assert len(three) == len(two) * 3 // 2
+    shutil.rmtree(home / "runs")
+    assert bench("run", path, "--jobs", 0, "--seeds", 1).code == 0
+    assert (numbers(table), len(trained(home))) == (three, 1)
+
+
 def test_a_run_that_ends_early_leaves_the_rows_that_were_there(home, suite, bench, monkeypatch):
     path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
     assert bench("run", path, "--jobs", 0).code == 0

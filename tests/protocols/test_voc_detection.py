@@ -249,7 +249,9 @@ def test_proposals_from_a_file_come_with_the_boxes(model, make_run):
 
 def test_without_opencv_one_line_says_what_to_do(model, make_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(BenchError, match=r"pip install opencv-contrib-python-headless \(the extra voc\); or name a"):
+    with pytest.raises(
+        BenchError, match=r"pip install opencv-contrib-python-headless \(the extra voc\); or name a"
+    ):
         list(replace(SMALL, proposals="selective_search").evaluate(model, target(), make_run()))
 
 
