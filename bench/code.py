@@ -20,8 +20,8 @@ from bench.records import BenchError
 # Unit code of ours; a third party's whole package counts as its unit code.
 _OURS = ("methods", "protocols", "bench.backbones", "bench.data")
 
-# Class-level texts that only say where a unit comes from, and change nothing that it does.
-DOCUMENTS = ("from_description",)
+# Class-level texts that only say where a unit comes from or what pictures call things, and change no number.
+DOCUMENTS = ("class_names", "from_description")
 
 
 @functools.cache

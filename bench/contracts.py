@@ -106,6 +106,8 @@ class Dataset(abc.ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     test_split: ClassVar[str] = "test"  # "val" for ImageNet and Places
     image_side: ClassVar[int | None] = None  # None where sizes vary or a setting decides
+    # What pictures call the classes, by label. Nothing else may hang on it: it is no part of a unit's digest (bench.code).
+    class_names: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def load(self, split: str, root: Path) -> Samples:
@@ -162,6 +164,7 @@ class Target:
     test: Samples
     classes: int
     flip: bool = True
+    class_names: tuple[str, ...] = ()  # for pictures; () where the dataset does not say
 
 
 # ---- models ----------------------------------------------------------------------------------

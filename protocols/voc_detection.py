@@ -116,7 +116,7 @@ class VocDetection(Descending):
             for name, value in means.items():
                 yield Measurement(name, value, split=split)
             if split == "test":
-                yield from _pictures(samples, found, truth, self.pictures)
+                yield from _pictures(samples, found, truth, target.class_names, self.pictures)
 
     def detector(self) -> Rcnn:
         """The settings of the network."""
@@ -256,11 +256,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _pictures(
-    samples: Samples, found: Sequence[Objects], truth: Sequence[Objects], count: int
+    samples: Samples, found: Sequence[Objects], truth: Sequence[Objects], names: Sequence[str], count: int
 ) -> Iterator[Picture]:
     """The first images with their true boxes in white and confident detections in their class's color."""
     picks = [torch.tensor([i]) for i in range(min(count, len(samples)))]
     for i, (image,) in enumerate(whole(samples.images, picks)):
         sure = found[i]["scores"] >= SHOWN
         shown = {name: values[sure] for name, values in found[i].items()}
-        yield Picture(f"detections-{i}", with_boxes(image, truth[i], shown))
+        yield Picture(f"detections-{i}", with_boxes(image, truth[i], shown, names))

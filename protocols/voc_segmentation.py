@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -98,7 +98,7 @@ class VocSegmentation(Descending):
             yield Measurement("mIoU", 100 * mean_iou(matrix), split=split)
             yield Measurement("pixel_accuracy", 100 * float(np.trace(matrix) / matrix.sum()), split=split)
             yield Measurement("cross_entropy", loss, split=split)
-        yield from training.pictures(target.test)
+        yield from training.pictures(target.test, target.class_names)
 
     def network(self) -> Fcn:
         """The settings of the network."""
@@ -177,14 +177,15 @@ class _Training(Descent[Segmenter, Batch]):
                     found[place] = one
             yield pick, found
 
-    def pictures(self, samples: Samples) -> Iterator[Picture]:
+    def pictures(self, samples: Samples, names: Sequence[str]) -> Iterator[Picture]:
         """The first images beside their true and their predicted classes."""
         masks, count = _masks(samples), min(self.protocol.pictures, len(samples))
         picks = in_batches(count, TEST)
         views = whole(samples.images, picks)
         for images, (pick, found) in zip(views, self._scores(samples, count), strict=True):
             for i, image, scores in zip(pick.tolist(), images, found, strict=True):
-                yield Picture(f"masks-{i}", with_masks(image, masks[i], scores.argmax(0).cpu()))
+                made = with_masks(image, masks[i], scores.argmax(0).cpu(), names=names)
+                yield Picture(f"masks-{i}", made)
 
 
 def _masks(samples: Samples) -> list[Tensor]:

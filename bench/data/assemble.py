@@ -114,6 +114,7 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
         test=_to(judged, device),
         classes=dataset.classes,
         flip=dataset.flip,
+        class_names=dataset.class_names,
     )
     return parts, _info(shown, held)
 

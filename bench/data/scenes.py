@@ -41,6 +41,7 @@ class Scenes(Dataset):
 
     name: ClassVar[str] = "scenes"
     classes: ClassVar[int] = len(CLASSES)
+    class_names: ClassVar[tuple[str, ...]] = CLASSES
     annotations: ClassVar[tuple[str, ...]] = ("class", "multilabel", "boxes", "mask")
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 

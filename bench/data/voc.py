@@ -57,6 +57,7 @@ class _Voc(Dataset):
     """
 
     annotations: ClassVar[tuple[str, ...]] = ("multilabel", "boxes", "mask")
+    words: ClassVar[tuple[str, ...]] = VOC_CLASSES  # what the files call the classes
     class_names: ClassVar[tuple[str, ...]] = VOC_CLASSES
     classes: ClassVar[int] = len(VOC_CLASSES)
     counts: ClassVar[dict[str, int]] = {}  # published sizes: "main/trainval"
@@ -99,7 +100,7 @@ class _Voc(Dataset):
         name, base = self._list(split), root / self.folder
         ids = self._ids(name, root)
         remedy = self.remedy(root)
-        boxes = [files.objects(base / "Annotations" / f"{i}.xml", self.class_names, remedy) for i in ids]
+        boxes = [files.objects(base / "Annotations" / f"{i}.xml", self.words, remedy) for i in ids]
         if self.proposals:
             boxes = attach(boxes, ids, root / self.proposals)
         return Samples(
@@ -146,7 +147,7 @@ class _Voc(Dataset):
 
     def _presence(self, name: str, ids: list[str], root: Path, boxes: list[files.Objects]) -> Tensor:
         folder = root / self.folder / "ImageSets" / "Main"
-        paths = [folder / f"{label}_{name}.txt" for label in self.class_names]
+        paths = [folder / f"{label}_{name}.txt" for label in self.words]
         if self.task != "main" or not any(path.is_file() for path in paths):
             return files.multilabel(boxes, self.classes)
         columns = [files.presence(path, ids, self.remedy(root)) for path in paths]
@@ -237,6 +238,7 @@ class VocScenes(_Voc):
 
     name: ClassVar[str] = "voc_scenes"
     classes: ClassVar[int] = len(SCENES)
+    words: ClassVar[tuple[str, ...]] = SCENES
     class_names: ClassVar[tuple[str, ...]] = SCENES
 
     folder: str = "scenes_voc"

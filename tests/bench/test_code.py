@@ -37,6 +37,10 @@ HARMLESS = {
     "position": ("def step", "\n\n\ndef step"),
     "layout": ("by: float = 2.0) -> float:", "\n    by: float = 2.0,\n) -> float:"),
     "what a unit is made from": ("    pace", '    from_description: ClassVar[str] = "no code"\n    pace'),
+    "what pictures call its classes": (
+        "    pace",
+        '    class_names: ClassVar[tuple[str, ...]] = ("a",)\n    pace',
+    ),
     "quotes": ('"""Doubles."""', "'''Doubles.'''"),
 }
 
@@ -49,6 +53,7 @@ HARMFUL = {
     "type of a number": ("pace: int = 3", "pace: int = 3.0"),
     "order of statements": ("import math\n\nRATE: float = 0.1", "RATE: float = 0.1\nimport math"),
     "field of a document's name": ("    pace", '    from_description: str = "no code"\n    pace'),
+    "names that are read by": ("    pace", '    words: ClassVar[tuple[str, ...]] = ("a",)\n    pace'),
     "new statement": ("self.far: int = 0", "self.far: int = 0\n        self.near = 1"),
 }
 

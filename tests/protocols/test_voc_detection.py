@@ -220,7 +220,16 @@ def test_it_learns_on_images_of_many_sizes(model, make_run, proposals):
     result = values(found)
     assert set(result) == {(name, "test") for name in ("mAP", "ap_11pt", "ap_envelope")}
     assert result["mAP", "test"] == result["ap_11pt", "test"] > 60
-    assert [p.image.shape for p in found if isinstance(p, Picture)] == [(3, 264, 264)]
+    assert [p.image.shape for p in found if isinstance(p, Picture)] == [(3, 384, 384)]
+
+
+def test_pictures_name_the_classes(model, make_run):
+    named = replace(target(), class_names=("red", "green"))
+    made = []
+    for one in (target(), named):
+        found = replace(SMALL, steps=1, most=20).evaluate(model, one, make_run())
+        made += [p.image for p in found if isinstance(p, Picture)]
+    assert (made[0] != made[1]).any()
 
 
 @pytest.mark.parametrize("proposals", ["windows", "rpn"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,14 +127,21 @@ def test_crops_keep_image_and_mask_together_and_ignore_what_lies_beyond():
 @pytest.mark.parametrize("head", ["conv", "fcn32"])
 @pytest.mark.parametrize("sizes", [((8, 8),), ((8, 9), (12, 8), (8, 8))])
 def test_it_learns_on_images_of_one_or_of_many_sizes(model, make_run, head, sizes):
-    from dataclasses import replace
-
     protocol = replace(SMALL, head=head, pad=2, steps=120)
     found = list(protocol.evaluate(model, target(sizes), make_run()))
     result = values(found)
     assert set(result) == {(name, "test") for name in ("mIoU", "pixel_accuracy", "cross_entropy")}
     assert result["mIoU", "test"] > 55  # background everywhere is below 25
     assert [p.image.shape[0] for p in found if isinstance(p, Picture)] == [3]
+
+
+def test_pictures_name_the_classes(model, make_run):
+    named = replace(target(), class_names=("red", "green"))
+    made = []
+    for one in (target(), named):
+        found = replace(SMALL, steps=1).evaluate(model, one, make_run())
+        made += [p.image for p in found if isinstance(p, Picture)]
+    assert (made[0] != made[1]).any()
 
 
 def test_an_interrupted_run_ends_with_the_same_numbers(model, make_run, killed):
@@ -149,8 +157,6 @@ def test_frozen_layers_and_statistics_stay(model, make_run, monkeypatch):
     real = voc_segmentation.Segmenter
     monkeypatch.setattr(voc_segmentation, "Segmenter", lambda *a: nets.append(real(*a)) or nets[-1])
     before = copy.deepcopy(model.encoder.trunk.state_dict())
-    from dataclasses import replace
-
     list(replace(SMALL, freeze="conv1", steps=5).evaluate(model, target(), make_run()))
     after = dict(zip(before, nets[0].below.net.trunk.state_dict().values(), strict=True))
     moved = {name for name in before if not torch.equal(before[name], after[name])}

@@ -97,6 +97,7 @@ def test_images_labels_and_boxes_are_the_files(tmp_path):
     # Corners 1 to 20 are the first twenty pixels: edges 0 and 20.
     assert found["boxes"].tolist() == [[0, 1, 20, 30], [7, 11.5, 40, 20]]
     assert found["labels"].tolist() == [dog, person]
+    assert [Voc2007.class_names[i] for i in found["labels"]] == ["dog", "person"]
     assert found["difficult"].tolist() == [False, True]
     # Without the files of the classes, the boxes say the same.
     for path in (base / "ImageSets/Main").glob("*_trainval.txt"):
@@ -237,6 +238,7 @@ def test_scenes_in_vocs_form_are_the_same_scenes(bench, home):
         pixels = torch.stack([raw(found.images, i) for i in range(len(found))]).float()
         apart = (pixels - wanted.images.pixels.float()).abs()
         assert apart.mean() < 1 and apart.max() <= 8  # JPEG at its best is not lossless
+    assert VocScenes.class_names == Scenes.class_names
     val = VocScenes(train="val").load("train", home / "data")
     assert torch.equal(val.multilabel, scenes.load("train", home).multilabel[1::2])
 
