@@ -54,7 +54,7 @@ def cli() -> None:
 @click.option(
     "--jobs", type=int, help="Worker processes; 0: in this process.  [default: as many as the cores carry]"
 )
-@click.option("--seeds", type=int, help="Only the first N seeds of the suite.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Only the first N seeds of the suite.")
 @_missing
 @_runs
 @_results

@@ -53,7 +53,11 @@ def keeping(rows: Iterable[Row], path: Path) -> list[Row]:
     before, out = measured(path), []
     for row in rows:
         found = before.get(f"{row['training']}/{row['cell']}", []) if row["status"] == "pending" else []
-        own = [{**one, "suite": row["suite"]} for one in found if one["label"] == row["label"]]
+        named = (
+            "label",
+            "method_settings",
+        )  # the same cell may stand under two names, or be two trials of a search
+        own = [{**one, "suite": row["suite"]} for one in found if all(one[k] == row[k] for k in named)]
         out += own or [row]
     return out
 

@@ -116,6 +116,19 @@ def test_what_another_machine_measured_is_not_run_again_where_that_is_asked_for(
     assert len(trained(home)) == 2  # without being asked, everything is run
 
 
+def test_trials_of_a_search_that_are_the_same_cell_keep_a_row_each(home, suite, bench):
+    both = "[methods]\nwalker = {}\n[search]\ntrials = 2\n[search.methods.walker]\nnoise = [0.0]"
+    path, table = suite(both, top="seeds = 1"), home / "results" / "toy.csv"
+    assert bench("run", path, "--jobs", 0).code == 0
+    whole = numbers(table)
+    assert len(set(whole)) < len(whole)  # the two trials differ in their number alone
+    shutil.rmtree(home / "runs")
+    assert bench("run", path, "--jobs", 0, "--missing").code == 0
+    planned = plan.cells(load(str(path)))
+    rows = store.keeping(store.collect("toy", planned, home / "runs"), table)
+    assert [(r["training"], r["cell"], r["label"], r["status"], r["value"]) for r in rows] == whole
+
+
 def test_a_run_of_fewer_seeds_leaves_the_others_rows(home, suite, bench):
     path, table = suite(top="seeds = 3"), home / "results" / "toy.csv"
     assert bench("run", path, "--jobs", 0, "--seeds", 2).code == 0
