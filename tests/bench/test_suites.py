@@ -32,6 +32,7 @@ EMBEDDED = [
     "semi_supervised_scenes",
     "mixmatch_embedded",
     "noise_embedded",
+    "noise_short_embedded",
     "vat_epsilon_embedded",
 ]
 ABLATIONS = [
@@ -718,7 +719,12 @@ def test_mixmatchs_ablation_is_of_split_3_and_icts_weight_1000(planned):
 
 
 @pytest.mark.parametrize(
-    ("suite", "weights"), [("noise_tolerance", (300.0, 3000.0)), ("noise_embedded", (30.0, 300.0))]
+    ("suite", "weights"),
+    [
+        ("noise_tolerance", (300.0, 3000.0)),
+        ("noise_embedded", (30.0, 300.0)),
+        ("noise_short_embedded", (10.0, 100.0)),
+    ],
 )
 def test_wrong_labels_and_the_weights_that_go_with_them(planned, suite, weights):
     cells = planned(suite)
