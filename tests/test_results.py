@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -45,8 +44,6 @@ def test_the_lecture_comes_again_from_the_committed_rows(bench, home):
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_published_numbers_and_the_data_files(tmp_path):
-    if importlib.util.find_spec("hatchling") is None:
-        pytest.skip("hatchling, which builds the wheel, is not installed here")
     line = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

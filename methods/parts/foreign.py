@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from bench.augment import unit
 from bench.contracts import BenchError, Encoder
 
-_PLAIN = (nn.Conv2d, nn.Linear, nn.Dropout, nn.Identity, nn.modules.batchnorm._NormBase)  # noqa: SLF001 - all of them
+_PLAIN = (
+    *(nn.Conv2d, nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, Permute),
+    nn.modules.batchnorm._NormBase,  # noqa: SLF001 - all of them
+)
 
 
 def network(name: str, generator: torch.Generator) -> tuple[nn.Module, tuple[str, ...]]:
@@ -84,8 +90,10 @@ def _made(module: str, factory: str) -> nn.Module:
 class Foreign(Encoder):
     """A network of any make: its output (N, d), or the mean over its maps, are the features.
 
-    Layers are names of modules whose output are maps (N, C, H, W); channels and strides are found by one
-    pass of an image of ``side`` pixels. What lies above a layer is not known, so nothing is made anew there.
+    Layers are names of modules whose output are maps: (N, C, H, W), (N, H, W, C), or, where they are named,
+    tokens (N, T, C) of a grid, less those before it (class token, registers). Which of these it is, channels
+    and strides are found by one pass of a square image of ``side`` pixels. What lies above a layer is not
+    known, so nothing is made anew there.
 
     :param layers: the taps; () finds the blocks, or the activations where there are no blocks.
     :param dropped: modules that were taken off the network: a file may still have weights for them.
@@ -104,22 +112,24 @@ class Foreign(Encoder):
             if getattr(part, "inplace", False):
                 part.inplace = False  # type: ignore[assignment]  # a tap must stay what it was
         images = torch.zeros(1, 3, side, side)
-        order, shapes, output = _dry_run(net, images)
-        layers = tuple(layers) or tuple(n for n in order if n in set(_blocks(net, shapes)))
+        forms, output = _dry_run(net, images)
+        maps = {n: form for n, form in forms.items() if form.kind != "tokens"}
+        layers = tuple(layers) or tuple(n for n in maps if n in set(_blocks(net, maps)))
         for layer in layers:
-            if layer not in shapes:
+            if layer not in forms:
                 raise BenchError(
                     f"checkpoint.layers: {layer!r} gives no maps, or is no module of the network, or is used "
-                    f"more than once; maps come from: {', '.join(order[:40])}"
+                    f"more than once; maps come from: {', '.join(list(forms)[:40])}"
                 )
         super().__init__(
             input=Normalize(mean, std),
             trunk=net,  # type: ignore[arg-type]  # read through hooks, not as a sequence
             layers=layers,
-            channels={n: shapes[n][1] for n in layers},
-            strides={n: max(1, round(side / shapes[n][3])) for n in layers},
+            channels={n: forms[n].channels for n in layers},
+            strides={n: max(1, round(side / forms[n].cells)) for n in layers},
             dim=as_features(output).shape[1],
         )
+        self._forms = {n: forms[n] for n in layers}
         self.dropped = tuple(dropped)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -132,7 +142,7 @@ class Foreign(Encoder):
         :raises BenchError: a network without maps.
         """
         if not self.layers:
-            raise BenchError("this network gives no maps (N, C, H, W) that new layers could read")
+            raise BenchError("no layer of this network gives maps that new layers could read; write layers")
         return self.activations(images, self.layers[-1:])[self.layers[-1]]
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -146,8 +156,8 @@ class Foreign(Encoder):
         if not layers:
             return found
 
-        def keep(name: str, maps: Tensor) -> None:
-            found[name] = maps
+        def keep(name: str, out: Tensor) -> None:
+            found[name] = self._forms[name].maps(out, images.shape[-2:])
             if len(found) == len(set(layers)):
                 raise _DoneError
 
@@ -165,6 +175,49 @@ class Foreign(Encoder):
             f'what lies above {layer!r} of a foreign network is not known: write from_layer = "", or load the '
             "weights onto a registered backbone"
         )
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a module's output holds its maps, as seen on one square image.
+
+    :param kind: ``first``: (N, C, H, W); ``last``: (N, H, W, C); ``tokens``: (N, before + H * W, C).
+    :param cells: H and W on that image.
+    """
+
+    kind: str
+    channels: int
+    cells: int
+    before: int = 0
+
+    @classmethod
+    def seen(cls, shape: torch.Size) -> Form | None:
+        """The form of an output of this shape; None: it holds no maps."""
+        if len(shape) == 4:
+            _, a, b, c = shape
+            if b == c or a != b:
+                return cls("first", a, c)
+            return cls("last", c, b)
+        if len(shape) == 3 and shape[1] > 1:  # a grid, and fewer tokens before it than it has in a row
+            cells = isqrt(shape[1])
+            return cls("tokens", shape[2], cells, shape[1] - cells**2)
+        return None
+
+    def maps(self, out: Tensor, size: Sequence[int]) -> Tensor:
+        """(N, C, H, W), of images of ``size``.
+
+        :raises BenchError: tokens that are no grid of such images.
+        """
+        if self.kind == "first":
+            return out
+        if self.kind == "last":
+            return out.movedim(3, 1)
+        height, width = size
+        tokens = out[:, self.before :].transpose(1, 2)
+        rows = round((tokens.shape[2] * height / width) ** 0.5)
+        if rows == 0 or tokens.shape[2] % rows:
+            raise BenchError(f"{tokens.shape[2]} tokens are no grid over an image of {height} x {width}")
+        return tokens.reshape(*tokens.shape[:2], rows, -1)
 
 
 class _DoneError(Exception):
@@ -212,13 +265,13 @@ def _watched(modules: dict[str, nn.Module], keep: object) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _dry_run(net: nn.Module, images: Tensor) -> tuple[list[str], dict[str, torch.Size], object]:
-    """Modules that give maps and run once, as they end, with their shapes; and what the network returns."""
-    seen: list[tuple[str, torch.Size]] = []
+def _dry_run(net: nn.Module, images: Tensor) -> tuple[dict[str, Form], object]:
+    """Modules that give maps and run once, as they end, with their form; and what the network returns."""
+    seen: list[tuple[str, Form]] = []
 
     def keep(name: str, out: object) -> None:
-        if isinstance(out, Tensor) and out.ndim == 4:
-            seen.append((name, out.shape))
+        if isinstance(out, Tensor) and (form := Form.seen(out.shape)) is not None:
+            seen.append((name, form))
 
     modes = [(part, part.training) for part in net.modules()]
     net.eval()  # the image of the dry run must not move batch norm's statistics
@@ -234,19 +287,28 @@ def _dry_run(net: nn.Module, images: Tensor) -> tuple[list[str], dict[str, torch
         for part, mode in modes:
             part.training = mode
     times = Counter(name for name, _ in seen)
-    once = {name: shape for name, shape in seen if times[name] == 1}
-    return list(once), once, output
+    return {name: form for name, form in seen if times[name] == 1}, output
 
 
-def _blocks(net: nn.Module, shapes: dict[str, torch.Size]) -> list[str]:
-    """The children that give maps, one level deeper while there is only one: blocks and activations."""
-    prefix, inside = "", net
-    while True:
-        names = [f"{prefix}{n}" for n, child in inside.named_children() if _is_tap(child)]
-        names = [n for n in names if n in shapes]
-        if len(names) != 1 or not list(net.get_submodule(names[0]).children()):
-            return names
-        prefix, inside = f"{names[0]}.", net.get_submodule(names[0])
+def _blocks(net: nn.Module, forms: Mapping[str, Form]) -> list[str]:
+    """The children that give maps, one level deeper while there is only one, and in place of a row of stages."""
+
+    def inside(name: str) -> list[str]:
+        children = net.get_submodule(name).named_children()
+        names = [(f"{name}.{n}".lstrip("."), child) for n, child in children]
+        return [n for n, child in names if n in forms and _is_tap(child)]
+
+    def expanded(name: str) -> list[str]:
+        names = inside(name)
+        stages = (
+            isinstance(net.get_submodule(name), nn.Sequential) and len({forms[n].cells for n in names}) > 1
+        )
+        return [deeper for n in names for deeper in expanded(n)] if stages else [name]
+
+    names = inside("")
+    while len(names) == 1 and list(net.get_submodule(names[0]).children()):
+        names = inside(names[0])
+    return [deeper for n in names for deeper in expanded(n)]
 
 
 def _is_tap(module: nn.Module) -> bool:

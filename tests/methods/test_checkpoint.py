@@ -18,7 +18,7 @@ from bench.records import BenchError, Unit
 from bench.registry import load
 from methods.checkpoint import Checkpoint
 from methods.parts import weights
-from methods.parts.foreign import Foreign
+from methods.parts.foreign import Foreign, Form
 
 SHAPE = DataShape(10, 100, 64, color=True, flip=True)
 WANTED = {
@@ -310,8 +310,57 @@ def test_a_factory_is_run_and_told(monkeypatch, caplog):
     assert encoder(pixels()).shape == (3, 4)
 
 
-def test_a_vision_transformer_has_features_and_no_maps():
+def test_a_vision_transformer_has_features_and_by_itself_no_maps():
     pytest.importorskip("timm")
     encoder = Checkpoint(network="timm:vit_tiny_patch16_224").build(None, SHAPE, generator()).encoder
     assert encoder.layers == ()
     assert encoder.dim == 192
+    with pytest.raises(BenchError, match="write layers"):
+        encoder.maps(pixels())
+
+
+class Tokens(nn.Module):
+    """Each patch of 16 pixels as a token: its mean, and ``before`` others in front of them."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.grid, self.before = nn.AvgPool2d(16), before
+        self.block, self.weight = nn.Identity(), nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        tokens = self.grid(x).flatten(2).transpose(1, 2)
+        return self.block(torch.cat([tokens.new_zeros(len(x), self.before, 3), tokens], 1)).mean(1)
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (96, 160)])
+def test_tokens_are_laid_back_onto_their_grid(before, height, width):
+    encoder = Foreign(Tokens(before), (0.0,) * 3, (1.0,) * 3, ("block",), 224)
+    assert (encoder.channels["block"], encoder.strides["block"]) == (3, 16)
+    image = torch.rand(2, 3, height, width, generator=generator())
+    maps = encoder.activations(image, ["block"])["block"]
+    torch.testing.assert_close(maps, nn.functional.avg_pool2d(image, 16))
+
+
+def test_tokens_that_are_no_grid_are_told():
+    form = Form.seen(torch.Size([1, 197, 192]))
+    with pytest.raises(BenchError, match="197 tokens are no grid over an image of 64 x 64"):
+        form.maps(torch.zeros(1, 198, 192), (64, 64))
+
+
+def test_maps_whose_channels_come_last_are_turned():
+    encoder = Checkpoint(network="torchvision:swin_t", side=64).build(None, SHAPE, generator()).encoder.eval()
+    assert encoder.layers == tuple(f"features.{n}" for n in range(8))
+    assert [encoder.channels[n] for n in encoder.layers] == [96, 96, 192, 192, 384, 384, 768, 768]
+    assert [encoder.strides[n] for n in encoder.layers] == [4, 4, 8, 8, 16, 16, 32, 32]
+    with torch.no_grad():
+        maps = encoder.activations(pixels(), ["features.3"])["features.3"]
+        expected = encoder.trunk.features[:4](normalized())
+    torch.testing.assert_close(maps, expected.permute(0, 3, 1, 2))
+
+
+def test_a_row_of_stages_is_tapped_after_each():
+    pytest.importorskip("timm")
+    encoder = Checkpoint(network="timm:convnext_atto", side=64).build(None, SHAPE, generator()).encoder
+    assert encoder.layers == ("stem", "stages.0", "stages.1", "stages.2", "stages.3")
+    assert [encoder.strides[n] for n in encoder.layers] == [4, 4, 8, 16, 32]

@@ -111,7 +111,7 @@ class Bare:
 def test_training_keeps_up_with_bare_steps(name, precision, tmp_path, one_thread):
     settings, backbone, side, steps, turns = CASES[name]
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        settings, steps, turns = {**settings, "batch_size": 20}, 1, 3
+        settings, steps, turns = {**settings, "batch_size": 20}, 1, 6
     method = registry.load("method", Unit.of(name, settings))
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (COUNT, 3, side, side), dtype=torch.uint8, generator=generator)
