@@ -153,13 +153,14 @@ def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterato
 @click.option("--watch", is_flag=True, help="Again every few seconds, until nothing runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON table, for programs.")
 @runs_option
-def status(suite: str, cells: bool, watch: bool, as_json: bool, runs: Path) -> int:
-    """How far SUITE is: done, running, queued, dead, failed with reasons, skipped, pending."""
+@results_option
+def status(suite: str, cells: bool, watch: bool, as_json: bool, runs: Path, results: Path) -> int:
+    """How far SUITE is: done (here or elsewhere), running, queued, dead, failed with reasons, skipped, pending."""
     from bench.slurm import standing
 
     loaded, planned = load(suite)
     while True:
-        found = standing.standing(loaded, planned, runs)
+        found = standing.standing(loaded, planned, runs, results)
         if as_json:
             click.echo(json.dumps({**vars(found), "counts": found.counts}))
         else:

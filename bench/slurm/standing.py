@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import artifacts
+from bench import artifacts, store
 from bench.planning.plan import Planned
 from bench.records import BenchError
 from bench.shared import rows_of
@@ -33,10 +33,17 @@ class Standing:
         return dict(sorted(Counter(str(cell["status"]) for cell in self.cells.values()).items()))
 
 
-def standing(loaded: Any, planned: Sequence[Planned], runs: Path) -> Standing:
-    """Where every cell of a suite stands now; SLURM is asked only where jobs are open."""
+def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path) -> Standing:
+    """Where every cell of a suite stands now; SLURM is asked only where jobs are open.
+
+    What is pending here and stands in the suite's table was measured elsewhere (see ``--missing``).
+    """
     rows, damage = rows_of(loaded, planned, runs)
     cells = {f"{r['training']}/{r['cell']}": {"status": r["status"], "reason": r["reason"]} for r in rows}
+    table = results / f"{loaded.name}.csv"
+    for name in store.measured(table):
+        if cells.get(name, {}).get("status") == "pending":
+            cells[name] = {"status": "elsewhere", "reason": f"measured elsewhere, its rows are in {table}"}
     trainings = {artifacts.training_id(one.cell.training) for one in planned}
     running = []
     for view in _views(runs, damage):
@@ -86,12 +93,12 @@ def lines(found: Standing, *, every: bool) -> Iterator[str]:
     """What a person reads: what went wrong, what runs, the counts."""
     for name, cell in found.cells.items():
         if every or cell["status"] in BAD:
-            yield f"{cell['status']:8} {name}  {cell['reason']}".rstrip()
+            yield f"{cell['status']:9} {name}  {cell['reason']}".rstrip()
     for one in found.running:
         done, total = int(one.get("done", 0)), int(one.get("total", 0))
         far = f"{one.get('what', 'starting')} {done}/{total}" if total else str(one.get("what", "starting"))
         yield (
-            f"running  {one['training']}  {far}, job {one['job']} on {one['node']}, "
+            f"running   {one['training']}  {far}, job {one['job']} on {one['node']}, "
             f"heartbeat {one['heartbeat_age']:.0f} s ago"
         )
     yield f"{found.suite}: " + ", ".join(f"{n} {s}" for s, n in found.counts.items())

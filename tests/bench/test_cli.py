@@ -125,7 +125,7 @@ def test_mistakes_of_run(suite, bench):
 def test_status(finished, bench):
     assert bench("status", finished).out == "toy: 1 ok\n"
     line, total = bench("status", finished, "--cells").out.splitlines()
-    assert line.startswith("ok       walker-dot_net-dots-s0-")
+    assert line.startswith("ok        walker-dot_net-dots-s0-")
     assert "/norms-dots-" in line
     assert total == "toy: 1 ok"
     mistake(bench("status", "toys"), "there is no suite 'toys'", "give the path of a .toml file")

@@ -106,7 +106,10 @@ def test_what_another_machine_measured_is_not_run_again_where_that_is_asked_for(
     assert (said.code, trained(home)) == (0, [])
     assert "nothing to do" in said.out
     without(table, 1)
+    assert bench("status", path).out == "toy: 1 elsewhere, 1 pending\n"
+    assert f"measured elsewhere, its rows are in {table}" in bench("status", path, "--cells").out
     assert bench("run", path, "--jobs", 0, "--missing").code == 0
+    assert bench("status", path).out == "toy: 1 elsewhere, 1 ok\n"
     assert [name.split("-")[3] for name in trained(home)] == ["s1"]
     assert numbers(table) == whole
     shown = bench("table", path)
