@@ -37,7 +37,7 @@ KINDS = {
     "vary": "a metric against any column or setting",
     "bars": "one bar a label",
 }
-_KEYS: dict[str, Any] = {**SELECTION_KEYS, "kind": str, "x": str}
+_KEYS: dict[str, Any] = {**SELECTION_KEYS, "kind": str, "x": str, "x_label": str}
 _X = {"layers": "layer", "learning": "step"}
 _NAMES = {"labels": "labels", "target_labels": "labels of the target", "step": "optimizer step"}
 _SUFFIXES = {".png", ".svg", ".pdf"}
@@ -152,7 +152,9 @@ def figure(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "figure") 
         axes.set_xlabel(_metric(found))
     else:
         lines(axes, curves, [c[0] for c in found.columns], kind)
-        axes.set_xlabel(_NAMES.get(x, x.rpartition(":")[2]))
+        axes.set_xlabel(block.get("x_label") or _NAMES.get(x, x.rpartition(":")[2]))
+        if kind == "learning":
+            axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(_metric(found))
     bare(axes, horizontal=kind != "bars")
     axes.set_title(textwrap.fill(block.get("title") or block["name"], 76), loc="left", fontsize=11)
