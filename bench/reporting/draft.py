@@ -131,6 +131,10 @@ def lines(axes: Axes, curves: list[Curve], order: list[str], kind: str) -> None:
         ends.append(Label(curve.label, xs[-1], ys[-1], color, marker))
     if not connected:
         axes.set_xlim(-0.5, len(order) - 0.5)
+    if len(drawn) > _CROWD:  # a wide interval of few runs must not press so many lines together
+        means = [p.y.mean for curve in drawn for p in curve.points]
+        margin = 0.06 * (max(means) - min(means)) or 1.0
+        axes.set_ylim(min(means) - margin, max(means) + margin)
     direct_labels(axes, ends)
 
 
