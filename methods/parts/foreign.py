@@ -198,7 +198,7 @@ class Form:
             if b == c or a != b:
                 return cls("first", a, c)
             return cls("last", c, b)
-        if len(shape) == 3 and shape[1] > 1:  # a grid, and fewer tokens before it than it has in a row
+        if len(shape) == 3 and shape[1] > 1:  # a grid, and at most two rows' tokens before it
             cells = isqrt(shape[1])
             return cls("tokens", shape[2], cells, shape[1] - cells**2)
         return None
@@ -215,9 +215,10 @@ class Form:
         height, width = size
         tokens = out[:, self.before :].transpose(1, 2)
         rows = round((tokens.shape[2] * height / width) ** 0.5)
-        if rows == 0 or tokens.shape[2] % rows:
+        columns = round(rows * width / height)
+        if tokens.shape[2] != rows * columns:
             raise BenchError(f"{tokens.shape[2]} tokens are no grid over an image of {height} x {width}")
-        return tokens.reshape(*tokens.shape[:2], rows, -1)
+        return tokens.unflatten(2, (rows, columns))  # type: ignore[no-any-return, no-untyped-call]  # torch's own
 
 
 class _DoneError(Exception):

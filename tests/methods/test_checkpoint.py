@@ -342,10 +342,11 @@ def test_tokens_are_laid_back_onto_their_grid(before, height, width):
     torch.testing.assert_close(maps, nn.functional.avg_pool2d(image, 16))
 
 
-def test_tokens_that_are_no_grid_are_told():
+@pytest.mark.parametrize("count", [12, 197])  # 3 x 4 is a grid, but not that of a square
+def test_tokens_that_are_no_grid_are_told(count):
     form = Form.seen(torch.Size([1, 197, 192]))
-    with pytest.raises(BenchError, match="197 tokens are no grid over an image of 64 x 64"):
-        form.maps(torch.zeros(1, 198, 192), (64, 64))
+    with pytest.raises(BenchError, match=f"{count} tokens are no grid over an image of 64 x 64"):
+        form.maps(torch.zeros(1, count + 1, 192), (64, 64))
 
 
 def test_maps_whose_channels_come_last_are_turned():

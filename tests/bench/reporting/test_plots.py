@@ -109,6 +109,28 @@ def test_labels_choose_and_order_the_lines():
     assert {t.get_text() for t in made.axes[0].texts} == {"c", "a"}
 
 
+def test_what_is_counted_may_be_named_and_has_whole_ticks():
+    epochs = noisy("step", range(4))
+    block = {"name": "f", "metric": "top1", "kind": "learning"}
+    axes = plots.figure(epochs, block).axes[0]
+    assert axes.get_xlabel() == "optimizer step"
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    assert plots.figure(epochs, {**block, "x_label": "epoch"}).axes[0].get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, False), (9, True)])
+def test_of_many_lines_a_wide_interval_does_not_make_the_range(count, held):
+    labels = tuple("abcdefghi"[:count])
+    few = noisy("layer", ("conv1", "conv2"), seeds=2, labels=labels)
+    wide = few["label"].eq("a") & few["layer"].eq("conv1")
+    few.loc[wide, "value"] = [30.0, 70.0]  # mean 50, as the others have, and an interval of 254 to each side
+    axes = plots.figure(few, {"name": "f", "metric": "top1", "kind": "layers"}).axes[0]
+    bottom, top = axes.get_ylim()
+    means = few.groupby(["label", "layer"])["value"].mean()
+    assert bottom < means.min() < means.max() < top  # every line is inside
+    assert (top - bottom < 2 * (means.max() - means.min())) == held
+
+
 def test_bars_without_a_number_say_why():
     rows = [row("a", value=1.0), row("x", status="failed", reason="loss is NaN", metric="", split="")]
     made = plots.figure(tables.frame(rows), {"name": "f", "metric": "top1", "kind": "bars"})
