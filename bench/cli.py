@@ -68,11 +68,11 @@ def run(
 
     places = _places(runs, results, data)
     loaded, whole = _load(suite)
-    planned = _first_seeds(whole, seeds)
+    planned = _first_seeds(loaded, whole, seeds)
     wanted = _unmeasured(loaded, planned, results) if missing else planned
     todo = launch.tasks(plan.remaining(wanted, artifacts.Done(runs)))
     csv = results / f"{loaded.name}.csv"
-    if not todo and _is_final(csv):
+    if not todo and _is_final(csv, planned):
         click.echo(
             f"{loaded.name}: nothing to do, all {len(planned)} cells are done; see {csv} or: bench table {suite}"
         )
@@ -97,12 +97,14 @@ def run(
     return _exit_code(rows)
 
 
-def _is_final(csv: Path) -> bool:
-    """Is this the table of a run in which all came out? Else it is written anew."""
-    try:
-        return not re.search(rb",(failed|oom|timeout|killed|pending),", csv.read_bytes())
-    except OSError:
-        return False
+def _is_final(csv: Path, planned: Sequence[Any]) -> bool:
+    """Is this the table of a run in which all of these cells came out? Else it is written anew."""
+    from bench import artifacts, store
+
+    with contextlib.suppress(OSError):
+        if not re.search(rb",(failed|oom|timeout|killed|pending),", csv.read_bytes()):
+            return {artifacts.cell_id(p.cell) for p in planned} <= store.recorded(csv).keys()
+    return False
 
 
 def _measured(planned: Sequence[Any], todo: Sequence[Any], runs: Path) -> list[float]:

@@ -56,10 +56,16 @@ def load(suite: str) -> tuple[Any, list[Any]]:
     return loaded, plan.cells(loaded)
 
 
-def first_seeds(planned: Sequence[Any], count: int | None) -> list[Any]:
-    """The cells of a suite's first seeds; None: of all."""
-    kept = sorted({p.cell.training.seed for p in planned})[:count]
-    return [p for p in planned if p.cell.training.seed in kept]
+def first_seeds(loaded: Any, planned: Sequence[Any], count: int | None) -> list[Any]:
+    """The cells of the first seeds that a suite names, and those of methods without a seed; None: of all."""
+    from bench.registry import find
+
+    kept = list(dict.fromkeys(seed for grid in loaded.grids for seed in grid["seeds"]))[:count]
+
+    def seedless(method: str) -> bool:
+        return "seed" not in find("method", method, str(loaded.path)).traits["depends_on"]
+
+    return [p for p in planned if p.cell.training.seed in kept or seedless(p.cell.training.method.name)]
 
 
 def rows_of(loaded: Any, planned: Sequence[Any], runs: Path) -> tuple[list[dict[str, Any]], list[str]]:

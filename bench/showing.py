@@ -165,11 +165,13 @@ def export(suite: str, form: str, tracking_uri: str | None, runs: Path, results:
     """  # noqa: D301 - click's own mark
     from bench import store
     from bench.reporting import tables
+    from bench.reporting.columns import text
 
     loaded, frame, damage = rows_here(suite, runs, results)
     path = results / f"{loaded.name}.{form}"
     if form == "csv":
-        store.write_csv(path, frame.to_dict("records"))
+        records = frame.to_dict("records")
+        store.write_csv(path, [{str(k): text(v) for k, v in record.items()} for record in records])
     elif form == "parquet":
         tables.write_parquet(path, frame)
     else:

@@ -34,6 +34,11 @@ def measured(path: Path) -> dict[str, list[Row]]:
 
     An id holds the digests of settings and code: whoever made the rows, the same cell would be run here.
     """
+    return {cell: rows for cell, rows in recorded(path).items() if all(row["status"] == "ok" for row in rows)}
+
+
+def recorded(path: Path) -> dict[str, list[Row]]:
+    """The rows of a table that was written before, by cell id; of cells with a damaged line, and of a file that is no such table, nothing."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -42,7 +47,12 @@ def measured(path: Path) -> dict[str, list[Row]]:
                 found.setdefault(f"{row['training']}/{row['cell']}", []).append(row)
     except (OSError, csv.Error, UnicodeDecodeError):
         return {}
-    return {cell: rows for cell, rows in found.items() if all(row["status"] == "ok" for row in rows)}
+    return {cell: rows for cell, rows in found.items() if not any(map(_torn, rows))}
+
+
+def _torn(row: Row) -> bool:
+    """More or fewer fields than columns."""
+    return None in row or None in row.values()
 
 
 def keeping(rows: Iterable[Row], path: Path) -> list[Row]:

@@ -98,22 +98,13 @@ def codes(frame: pd.DataFrame, column: str) -> tuple[Codes, list[str]]:
 
 def combine(frame: pd.DataFrame, columns: Iterable[str]) -> tuple[Codes, list[Key]]:
     """Several columns as integers into a list of tuples, in order of first appearance."""
-    total: Codes = np.zeros(len(frame), dtype=np.int64)
-    parts: list[list[str]] = []
-    for column in columns:
-        code, names = codes(frame, column)
-        total = total * len(names) + code
-        parts.append(names)
-    merged, uniques = pd.factorize(total)
-    keys = []
-    for whole in uniques.tolist():
-        key: list[str] = []
-        rest = whole
-        for names in reversed(parts):
-            rest, index = divmod(rest, len(names))
-            key.append(names[index])
-        keys.append(tuple(reversed(key)))
-    return merged, keys
+    merged: Codes = np.zeros(len(frame), dtype=np.int64)
+    parts = [codes(frame, column) for column in columns]
+    for code, names in parts:
+        merged = pd.factorize(merged * len(names) + code)[0]  # small again: products of many columns overflow
+    first = np.unique(merged, return_index=True)[1]
+    texts = [[names[i] for i in code[first].tolist()] for code, names in parts]
+    return merged, list(zip(*texts, strict=True)) if texts else [()] * len(first)
 
 
 def number(value: str) -> float | None:

@@ -160,10 +160,10 @@ def _of_values(found: Behind) -> str:
     values = pd.to_numeric(found.rows["value"]).to_numpy(dtype=float)
     if found.entry.n <= 1:
         return f"  {len(values)} row{'s' if len(values) > 1 else ''}, no interval"
-    made = statistics.interval(values)
-    kind = {"t": "Student-t", "bca": "BCa bootstrap"}[made.kind]
+    low, high = found.entry.low, found.entry.high
+    kind = "BCa bootstrap" if found.entry.n >= statistics.BCA_RUNS and low != high else "Student-t"
     what = f"mean {found.entry.mean!r} of {found.entry.n} runs"
-    return f"  {what}, {kind} 95% interval [{found.entry.low!r}, {found.entry.high!r}]"
+    return f"  {what}, {kind} 95% interval [{low!r}, {high!r}]"
 
 
 def facts(rows: pd.DataFrame) -> tuple[dict[str, str], list[list[str]]]:

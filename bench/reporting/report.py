@@ -128,7 +128,13 @@ def of_suite(suite: Suite, rows: pd.DataFrame, runs: Path, pool: Pool) -> Sectio
         except BenchError as error:
             missing.append(f"figure {block.get('name', '')}: {error}")
     figures += _losses(frame, runs)
-    shown = [_table(e, f"{suite.name}-{e.table.name}", pool) for e in tables.exhibits(suite, rows)]
+    shown = []
+    for block in tables.blocks_of(suite, rows):
+        try:
+            found = tables.exhibit(rows, block, f"{suite.path}: table")
+            shown.append(_table(found, f"{suite.name}-{found.table.name}", pool))
+        except BenchError as error:
+            missing.append(f"table {block.get('name', '')}: {error}")
     return Section(
         suite.name,
         suite.name,

@@ -95,7 +95,7 @@ def _with_error(frame: pd.DataFrame, metrics: Key, place: str) -> pd.DataFrame:
     known = set(codes(frame[done], "metric")[1]) - {""}
     if "error" in metrics and "error" not in known and "top1" in known:
         top1 = frame[done & among(frame, "metric", {"top1"})]
-        mirrored = top1.assign(metric="error", value=100.0 - pd.to_numeric(top1["value"]))
+        mirrored = top1.assign(metric="error", value=100.0 - pd.to_numeric(top1["value"], errors="coerce"))
         frame, known = pd.concat([frame, mirrored], ignore_index=True), known | {"error"}
     for metric in metrics:
         if known and metric not in known:
@@ -111,6 +111,7 @@ _TRIAL = "setting:trial"
 def _best_trials(frame: pd.DataFrame, query: Query, square: Key) -> tuple[pd.DataFrame, int]:
     """For each square the rows of the trial that was best in the mean over its runs, and how many there were.
 
+    It is judged by the first metric, at its best layer, and at the step or by the median that ``select`` takes.
     A trial of which runs are missing is out as long as another has more. Nothing is chosen where trials are
     told apart.
     """
@@ -125,7 +126,7 @@ def _best_trials(frame: pd.DataFrame, query: Query, square: Key) -> tuple[pd.Dat
     value = pd.to_numeric(frame["value"], errors="coerce").to_numpy(dtype=float)
     by = {query.split} if query.trials == "oracle" else {"validation"}
     keep = ran(frame) & np.isfinite(value) & among(frame, "split", by)
-    keep &= among(frame, "metric", set(query.metrics)) if query.metrics else True
+    keep &= among(frame, "metric", set(query.metrics[:1])) if query.metrics else True
     metric, metrics = codes(frame, "metric")
     sign = np.array([-1.0 if query.lower_is_better(m) else 1.0 for m in metrics])[metric]
     parts = {"place": place, "trial": trial, "layer": codes(frame, "layer")[0], "score": value * sign}
@@ -138,8 +139,18 @@ def _best_trials(frame: pd.DataFrame, query: Query, square: Key) -> tuple[pd.Dat
                 f"{query.place}: no validation rows to choose a trial on: write target.validation = 200"
             )
         return frame[trial == trial.min()], 0
-    last = scores.drop_duplicates(["place", "trial", "layer", "run"], keep="last")
-    means = last.groupby(["place", "trial", "layer"], sort=True)["score"].agg(["size", "mean"]).reset_index()
+    series = scores.groupby(["place", "trial", "layer", "run"], sort=False)["score"]
+    name, _, count = query.select.partition(":")
+    if name == "median" and count.isdigit():
+        a_run = series.agg(lambda steps: steps.tail(int(count)).median())
+    else:
+        a_run = series.max() if name.endswith("_step") else series.last()
+    means = (
+        a_run.reset_index()
+        .groupby(["place", "trial", "layer"], sort=True)["score"]
+        .agg(["size", "mean"])
+        .reset_index()
+    )
     best = means.sort_values(["size", "mean"], ascending=False, kind="stable").drop_duplicates("place")
     chosen = dict(zip(best["place"].tolist(), best["trial"].tolist(), strict=True))
     first = pd.Series(trial).groupby(place).first().to_dict()  # where nothing is measured yet

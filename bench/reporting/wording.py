@@ -59,7 +59,8 @@ def _search_sentence(found: Selection) -> list[str]:
     told = f"Of {found.trials} trials of each method's settings, the one is shown that is best in the mean over runs"
     if found.query.trials == "oracle":
         return [f"{told} on the TEST images: ORACLE, an upper limit and not a result."]
-    return [f"{told} on validation images, for each column."]
+    several = set(found.query.columns) & {"layer", "metric"}  # of one model: they are shown of one trial
+    return [f"{told} on validation images{'' if several else ', for each column'}."]
 
 
 def _mixed_sentences(found: Selection) -> list[str]:

@@ -13,6 +13,7 @@ from bench.artifacts import cell_id, folder
 from bench.planning import plan
 from bench.planning.suite import load
 from bench.records import COLUMNS
+from bench.shared import first_seeds
 
 MIXED = """
 [methods]
@@ -130,6 +131,42 @@ def test_trials_of_a_search_that_are_the_same_cell_keep_a_row_each(home, suite, 
     planned = plan.cells(load(str(path)))
     rows = store.keeping(store.collect("toy", planned, home / "runs"), table)
     assert [(r["training"], r["cell"], r["label"], r["status"], r["value"]) for r in rows] == whole
+
+
+def test_a_torn_line_of_a_table_costs_its_own_cell(home, suite, bench):
+    path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
+    assert bench("run", path, "--jobs", 0).code == 0
+    whole = numbers(table)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:-1], lines[-1] + ",more"]) + "\n")
+    shutil.rmtree(home / "runs")
+    assert bench("run", path, "--jobs", 0, "--missing").code == 0
+    assert [name.split("-")[3] for name in trained(home)] == ["s1"]
+    assert numbers(table) == whole
+
+
+def test_a_table_of_fewer_seeds_is_not_final(home, suite, bench):
+    path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
+    assert bench("run", path, "--jobs", 0).code == 0
+    whole = table.read_bytes()
+    without(table, 1)  # all is done here, but the table is that of a run of one seed
+    assert bench("run", path, "--jobs", 0).code == 0
+    assert table.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "kept"), [("[7, 3]", 1, {7}), ("[5, 6]", 1, {5}), ("3", 2, {0, 1})]
+)
+def test_the_first_seeds_are_those_that_the_suite_names_first(home, seeds, count, kept):
+    path = home / "s.toml"
+    path.write_text(
+        f'seeds = {seeds}\nbudget = 10\nbackbone = "alexnet_small"\n[data]\ndataset = "digits"\n'
+        "[methods]\nmean_color = {}\nrandom = {}\n[protocols]\nknn = {}\n"
+    )
+    loaded = load(str(path))
+    found = first_seeds(loaded, plan.cells(loaded), count)
+    assert {p.cell.training.seed for p in found if p.label == "random"} == kept
+    assert sum(p.label == "mean_color" for p in found) == 1  # one model, whatever the seeds
 
 
 def test_a_run_of_fewer_seeds_leaves_the_others_rows(home, suite, bench):

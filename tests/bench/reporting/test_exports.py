@@ -50,6 +50,10 @@ def test_the_command(bench, home, tmp_path):
     before = bench("table", "mixed_batches").out
     (home / "results" / "mixed_batches.csv").unlink()
     assert bench("table", "mixed_batches").out == before
+    assert bench("export", "mixed_batches", "--format", "csv").code == 0  # from the parquet
+    written = home / "results" / "mixed_batches.csv"
+    assert bench("diff", RESULTS / "mixed_batches.csv", written).out == "no difference\n"
+    assert ",nan," not in written.read_text()
     assert "mixed_40" in bench("table", home / "results" / "mixed_batches.parquet").out
 
 

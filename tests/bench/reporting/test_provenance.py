@@ -86,6 +86,15 @@ def test_explain_in_words(tmp_path):
     assert "paired difference" in provenance.explain(provenance.behind(made, "a", "Δ b"), tmp_path)
 
 
+def test_the_kind_of_interval_is_that_of_the_runs_not_of_the_rows(tmp_path):
+    steps = [row("a", seed=i, step=s, value=float(i + s)) for i in range(5) for s in range(20)]
+    made = exhibit(steps, select="median:20")
+    text = provenance.explain(provenance.behind(made, "a", "top1"), tmp_path)
+    assert "of 5 runs, Student-t 95% interval" in text
+    many = exhibit(runs("a", [float(i) for i in range(20)]))
+    assert "of 20 runs, BCa bootstrap" in provenance.explain(provenance.behind(many, "a", "top1"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("place", "says"),
     [

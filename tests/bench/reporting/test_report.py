@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -167,6 +168,16 @@ def test_the_command(bench, home):
     assert bench("report", "mixed_batchs").code == 2
     assert bench("report", home / "results" / "mixed_batches.csv", "--out", home / "rows.html").code == 0
     assert "mixed_<wbr>40" in (home / "rows.html").read_text()
+
+
+def test_a_table_that_cannot_be_made_costs_itself_alone():
+    loaded = suite.load("mixed_batches")
+    broken = {**loaded.tables[0], "name": "broken", "metric": "no_such_metric"}
+    rows = tables.read(RESULTS / "mixed_batches.csv")
+    found = replace(loaded, tables=(broken, *loaded.tables))
+    section = report.of_suite(found, rows, Path("no runs"), report.Pool())
+    assert len(section.tables) == len(loaded.tables)
+    assert [line.partition(":")[0] for line in section.missing] == ["table broken"]
 
 
 # ---- in a browser --------------------------------------------------------------------------------

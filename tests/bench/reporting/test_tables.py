@@ -17,6 +17,7 @@ from _rows import BASE, WAITS, made, row, texts
 from bench.planning.suite import Suite
 from bench.records import COLUMNS, BenchError
 from bench.reporting import tables
+from bench.reporting.columns import combine
 
 
 def runs(label, values, **more):
@@ -143,6 +144,52 @@ def test_steps_last_median_and_best():
         ("oracle_step", 30.0),
     ):
         assert made(rows, select=select).lines[0].entries[0].mean == mean
+
+
+def trial(number, split, values, **more):
+    settings = json.dumps({"trial": number})
+    return [
+        row("a", method_settings=settings, split=split, training=f"t{number}", value=v, **{**more, **where})
+        for v, where in values
+    ]
+
+
+def test_a_trial_is_chosen_at_the_step_that_is_shown():
+    found = []
+    for number, validation in ((0, (80.0, 10.0)), (1, (50.0, 60.0))):  # the best step is the first one's
+        for split, shift in (("validation", 0.0), ("test", 1.0)):
+            steps = [(v + shift, {"step": s}) for s, v in enumerate(validation)]
+            found += trial(number, split, steps)
+    assert made(found, select="best_step").lines[0].entries[0].mean == 81.0
+    assert made(found).lines[0].entries[0].mean == 61.0
+    assert made(found, select="median:2").lines[0].entries[0].mean == 56.0
+
+
+def test_of_several_metrics_the_first_chooses_the_trial_of_all():
+    found = []
+    for number, top1, nll in ((0, 70.0, 3.0), (1, 60.0, 1.0)):
+        both = [(top1, {"metric": "top1"}), (nll, {"metric": "nll"})]
+        for split in ("validation", "test"):
+            found += trial(number, split, both)
+    for first, second, shown in (("top1", "nll", [70.0, 3.0]), ("nll", "top1", [1.0, 60.0])):
+        table = made(found, metric=[first, second], columns="metric")
+        assert [e.mean for e in table.lines[0].entries] == shown
+        assert any("best in the mean over runs on validation images." in line for line in table.about)
+
+
+def test_keys_of_many_columns_are_not_mixed_up():
+    rng = np.random.default_rng(0)
+    wide = pd.DataFrame({f"c{n}": rng.integers(50, size=500).astype(str) for n in range(14)})  # 50^14 > 2^63
+    merged, keys = combine(wide, list(wide))
+    assert [keys[m] for m in merged] == list(wide.itertuples(index=False, name=None))
+    assert keys == list(dict.fromkeys(keys))
+    assert combine(wide, [])[1] == [()]
+
+
+def test_a_value_that_is_no_number_is_left_out():
+    rows = [*runs("a", [70.0, 72.0]), row("b", value="9O.1"), row("b", seed=1, value=50.0)]
+    (a, b) = made(rows, metric="error").lines
+    assert (a.entries[0].mean, b.entries[0].mean) == (29.0, 50.0)
 
 
 def test_the_last_attempt_counts():
