@@ -81,12 +81,12 @@ def test_1000_tiny_cells_take_at_most_twice_the_time_of_bench_run(slurm, home, s
     here = timed("run", path, "--jobs", 2, "--runs", "calm", "--results", "calm")
     there = timed("submit", path, "--wait")
     statuses, _, _ = outcomes(home, path)
-    few = suite(TINY.replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 8\nbudget = 24", name="few")
-    one_a_job = timed("submit", few, "--wait") / 8 * 1000
+    few = suite(TINY.replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 24\nbudget = 24", name="few")
+    one_a_job = timed("submit", few, "--wait") / 24 * 1000
     with capsys.disabled():
         print(
             f"\n1000 cells: bench run {here:.0f} s, bench submit {there:.0f} s ({there / here:.2f} x); "
-            f"one cell a job would take {one_a_job:.0f} s (from 8)"
+            f"one cell a job would take {one_a_job:.0f} s (from 24)"
         )
     assert statuses == {"ok": 2000}
     assert there <= 2 * here
