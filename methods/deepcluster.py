@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Backbone, DataShape, Draws, Model, Run, TrainingSet
+from bench.contracts import Backbone, DataShape, Draws, Encoder, Model, Run, TrainingSet
 from bench.draws import order
 from methods._loop import Batch, Loop, State
 from methods.parts import heads, views
@@ -96,7 +96,7 @@ class Deepcluster(Loop):
         model.eval()
         with run.autocast():
             images = all_images(data.images, data.shape, self.batch_size, self.crop)
-            features = torch.cat([model.encoder(batch).float() for batch in images])
+            features = torch.cat([unrectified(model.encoder, batch).float() for batch in images])
         model.train()
         return features
 
@@ -109,6 +109,14 @@ class Deepcluster(Loop):
         (view,) = batch.views
         scores = model.parts["clusters"](model.encoder(view)).float()
         return {"clusters": F.cross_entropy(scores, state["assignments"][batch.index])}
+
+
+def unrectified(encoder: Encoder, images: Tensor) -> Tensor:
+    """Features (N, dim) before the ReLU that an encoder's top ends in: these the release clusters (main.py)."""
+    top = encoder.top
+    if not isinstance(top, nn.Sequential) or not isinstance(top[-1], nn.ReLU):
+        return encoder(images)  # type: ignore[no-any-return]  # torch types a module's call as Any
+    return top[:-1](encoder.maps(images))  # type: ignore[no-any-return]
 
 
 def balanced(ids: Tensor, seed: int, epoch: int) -> Tensor:

@@ -134,7 +134,9 @@ class AlexNet(Backbone):
     :param variant: whose: caffenet, doersch, zhang, split_brain, jigsaw (stride 2, as in pre-training;
         transfer asks for ``stem_stride=4``), bigan, noise_as_targets, rotnet, deepcluster,
         instance_discrimination, context_encoder (its normalization is not documented: batch norm here).
-    :param top: with fc6 and fc7; otherwise the global average of conv5's pool, (N, 256 x width).
+    :param top: with fc6 and fc7; otherwise conv5's pool, averaged to ``grid`` x ``grid`` and flattened,
+        (N, 256 x width x grid^2). On patches a method's own layers take the place of fc6: of 64 px (stride 2),
+        96 px and 114 px pool5 has 3 x 3.
     """
 
     name: ClassVar[str] = "alexnet"
@@ -143,10 +145,13 @@ class AlexNet(Backbone):
     )
     variant: str = "caffenet"
     top: bool = True
+    grid: int = 1
 
     def __post_init__(self) -> None:
         if self.variant not in _VARIANTS:
             raise BenchError(f"alexnet has no variant {self.variant!r}; known are: {', '.join(_VARIANTS)}")
+        if self.grid < 1 or (self.top and self.grid > 1):
+            raise BenchError(f"alexnet.grid must be 1 or more, with top = false, not {self.grid}")
 
     @property
     def batch_norm(self) -> bool:  # type: ignore[override]  # depends on the settings
@@ -169,10 +174,11 @@ class AlexNet(Backbone):
         widths = scaled(spec.widths, width, 2)
         (units,) = scaled((_FC,), width, 2)
         trunk = fresh(lambda: _trunk(spec, channels, widths, stem_stride or spec.stride), generator)
-        if not self.top:
-            return sequential_encoder(source, trunk, _LAYERS)
-        top = fresh(lambda: _top(spec, widths[-1], units), generator)
-        return sequential_encoder(source, trunk, _LAYERS, dim=units, top=top)
+        if self.top:
+            top = fresh(lambda: _top(spec, widths[-1], units), generator)
+            return sequential_encoder(source, trunk, _LAYERS, dim=units, top=top)
+        flat = nn.Sequential(nn.AdaptiveAvgPool2d(self.grid), nn.Flatten())
+        return sequential_encoder(source, trunk, _LAYERS, dim=widths[-1] * self.grid**2, top=flat)
 
 
 def _trunk(spec: _Variant, channels: int, widths: tuple[int, ...], stride: int) -> nn.Sequential:

@@ -232,6 +232,14 @@ def test_every_method_has_its_papers_alexnet_and_epochs(planned, label, variant,
         assert cell.training.budget == budget
 
 
+def test_networks_of_patches_end_in_pool5(planned):
+    """Their papers put layers of their own on it: Noroozi & Favaro's fc6 has 512 units on a tile's 3 x 3 x 256."""
+    cells = planned("imagenet_linear")
+    for label in ("context_prediction", "jigsaw", "damaged_jigsaw", "counting", "bigan"):
+        for cell in some(cells, label):
+            assert settings(cell.training.backbone, "top", "grid") == (False, 3)
+
+
 def test_rotnets_pretraining_and_probe(planned):
     cells = planned("imagenet_linear")
     method = some(cells, "rotation")[0].training.method

@@ -10,7 +10,9 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
-from methods.deepcluster import balanced
+from bench.backbones.alexnet import AlexNet
+from bench.backbones.alexnet_small import AlexNetSmall
+from methods.deepcluster import balanced, unrectified
 from methods.parts import ema
 from methods.parts.consistency import squared_distance, supervised_term
 from methods.parts.kmeans import kmeans, match, whiten
@@ -125,6 +127,18 @@ def test_clusters_are_drawn_alike() -> None:
     assert (counts[[0, 1, 3]] >= 32).all()
     assert len(drawn[ids[drawn] == 0].unique()) == counts[0]  # a large cluster is drawn without replacement
     assert not torch.equal(drawn, balanced(ids, 0, 1))
+
+
+@torch.no_grad()
+def test_what_is_clustered_is_fc7_before_its_relu() -> None:
+    images, seeded = torch.rand(8, 3, 224, 224), torch.Generator().manual_seed(0)
+    encoder = AlexNet(variant="deepcluster").build(generator=seeded, width=0.0625).eval()
+    clustered = unrectified(encoder, images)
+    assert (clustered < 0).any()
+    torch.testing.assert_close(clustered.relu(), encoder(images))
+    for backbone in (AlexNetSmall(), AlexNetSmall(grid=3)):  # these do not end in a ReLU of their own
+        encoder = backbone.build(generator=seeded).eval()
+        assert torch.equal(unrectified(encoder, images), encoder(images))
 
 
 def test_the_posterior_is_the_papers_and_not_the_lectures() -> None:

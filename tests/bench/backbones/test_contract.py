@@ -16,6 +16,7 @@ from bench.contracts import Backbone, BenchError, Encoder
 ALEXNETS = [AlexNet(variant=v) for v in _VARIANTS]
 OTHERS = [
     AlexNet(variant="rotnet", top=False),
+    AlexNet(variant="jigsaw", top=False, grid=3),
     AlexNetSmall(),
     AlexNetSmall(batch_norm=False, stem_stride=1),
     NIN(),

@@ -131,6 +131,19 @@ def test_mean_only_norm_by_hand():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("variant", "patch"), [("jigsaw", 64), ("doersch", 96), ("caffenet", 114), ("bigan", 112)]
+)
+def test_without_its_top_alexnet_ends_in_the_pool5_of_a_patch(variant, patch):
+    encoder = AlexNet(variant=variant, top=False, grid=3).build(generator=seeded(), width=0.0625).eval()
+    images = torch.rand(2, 3, patch, patch, generator=seeded(1))
+    maps = encoder.trunk(encoder.input(images))
+    assert maps.shape == (2, 16, 3, 3)
+    torch.testing.assert_close(encoder(images), maps.reshape(2, -1))
+    assert encoder.dim == 16 * 9
+
+
+@torch.no_grad()
 def test_wide_resnets_first_shortcut_starts_after_the_activation():
     block = WideResNet(depth=10).build(generator=seeded()).trunk.group1[0].eval()
     block.conv2.weight.zero_()
@@ -143,6 +156,8 @@ def test_wide_resnets_first_shortcut_starts_after_the_activation():
     ("make", "line"),
     [
         (lambda: AlexNet(variant="vgg"), "no variant 'vgg'"),
+        (lambda: AlexNet(grid=3), "alexnet.grid must be 1 or more, with top = false, not 3"),
+        (lambda: AlexNet(top=False, grid=0), "alexnet.grid must be 1 or more"),
         (lambda: AlexNetSmall(widths=(1, 2)), "five widths"),
         (lambda: NIN(blocks=1), "2 blocks or more"),
         (lambda: ConvLarge(normalization="layer"), "'batch' or 'weight'"),
