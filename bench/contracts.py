@@ -316,13 +316,15 @@ class Tap:
     """What a frozen protocol reads of an encoder: a layer ("output" is ``encoder(images)``), and how it is pooled.
 
     ``pooling`` is a name of ``bench.pooling`` (``adaptive_avg``, ``rotnet_max``...); ``size`` its grid side
-    or, where the pooling decides, 0. ``side`` is the image side that is read (0: as it is).
+    or, where the pooling decides, 0. ``side`` is the image side that is read (0: as it is), the middle of an image
+    that was resized to ``square`` pixels a side, its aspect ignored (0: its shorter side to 256 / 224 of ``side``).
     """
 
     layer: str
     pooling: str = "none"
     size: int = 0
     side: int = 0
+    square: int = 0
 
 
 class Cache(abc.ABC):

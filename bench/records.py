@@ -20,8 +20,8 @@ _LATER = "later"  # metadata of a field that came after ids were given: see late
 
 Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
 
-# How pixels are whitened before a network reads them (bench/backbones/_whitening.py).
-WHITENINGS = ("", "laine_aila", "vat", "ict", "mean_teacher", "per_image")
+# How pixels are whitened, or scaled, before a network reads them (bench/backbones/_whitening.py).
+WHITENINGS = ("", "laine_aila", "vat", "ict", "mean_teacher", "per_image", "centered", "signed")
 
 STATUSES = ("ok", "failed", "oom", "timeout", "killed", "skipped", "pending")
 

@@ -15,6 +15,7 @@ from bench import distributed
 from bench.augment import Chain, ColorJitter, Gray
 from bench.contracts import BenchError, DataShape, Draws, Frame, Method, Model, Needs, Run, TrainingSet
 from bench.draws import order
+from bench.records import later
 from bench.training import Schedule, descend, set_rate, steps_of
 from methods.parts import views
 from methods.parts.ramps import ramp_down, ramp_up
@@ -79,6 +80,7 @@ class Loop(Method):
     :param augment: geometric frame, one of :data:`methods.parts.views.NAMES`; ``scale``: area fractions of
         ``resized_crop``; ``jitter``: brightness, contrast, saturation, hue, () for none;
         ``gray``: probability.
+    :param mirror: half of the views are mirrored, where the images allow it; ``padding``: ``reflect`` or ``zeros``.
     """
 
     # ``distributed``, of a subclass: its losses are means over the batch, and what it keeps goes by ``kept``.
@@ -101,6 +103,8 @@ class Loop(Method):
     scale: tuple[float, float] = (0.08, 1.0)
     jitter: tuple[float, ...] = ()
     gray: float = 0.0
+    mirror: bool = later(True)
+    padding: str = later("reflect")
 
     # ---- what a method fills in ----------------------------------------------------------------
 
@@ -216,7 +220,8 @@ class Loop(Method):
 
     def view(self, shape: DataShape, *, flip: bool = True) -> Frame:
         """One random view by ``augment``, ``jitter`` and ``gray``."""
-        pieces = list(views.geometry(self.augment, shape, self.crop, self.scale, flip=flip))
+        frame, mirrored = (self.augment, shape, self.crop, self.scale), flip and self.mirror
+        pieces = list(views.geometry(*frame, flip=mirrored, padding=self.padding))
         if self.jitter:
             pieces.append(ColorJitter(*self.jitter))
         if self.gray and shape.color:

@@ -74,7 +74,7 @@ class Puzzle(Loop):
 
     def frames(self, shape: DataShape) -> Sequence[Frame]:
         """The puzzle, whole."""
-        return (tiles.frame(self.augment, shape, self.crop, self.scale, self.jitter),)
+        return (tiles.frame(self, shape, self.crop),)
 
     def passes(self, shape: DataShape) -> float:
         """Tiles count by their area."""

@@ -88,7 +88,7 @@ class ContextPrediction(Loop):
     def frames(self, shape: DataShape) -> Sequence[Frame]:
         """A window for each grid."""
         window = self.grid * (self.patch + self.gap) - self.gap + 2 * self.patch_jitter
-        return (tiles.frame(self.augment, shape, window, self.scale, self.jitter),) * self.grids
+        return (tiles.frame(self, shape, window),) * self.grids
 
     def passes(self, shape: DataShape) -> float:
         """Patches count by their area."""

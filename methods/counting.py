@@ -73,7 +73,7 @@ class Counting(Loop):
 
     def frames(self, shape: DataShape) -> Sequence[Frame]:
         """The image x."""
-        return (tiles.frame(self.augment, shape, self.crop, self.scale, self.jitter),)
+        return (tiles.frame(self, shape, self.crop),)
 
     def passes(self, shape: DataShape) -> float:
         """Five quarters of the image: the four tiles, and it at half its size."""

@@ -89,7 +89,7 @@ class PiModel(ApartLoop):
         shrink(model, self.decay)
 
     def _flip_both(self, batch: Batch) -> list[Tensor]:
-        if not batch.flip or self.augment == "none":
+        if not (batch.flip and self.mirror) or self.augment == "none":
             return batch.views
         mirrored = batch.draws().coin(0.5).view(-1, 1, 1, 1)
         return [torch.where(mirrored, view.flip(3), view) for view in batch.views]

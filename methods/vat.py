@@ -80,7 +80,8 @@ class VirtualAdversarialTraining(ApartLoop):
         """The encoder and a linear classifier."""
         model = super().build(backbone, shape, generator)
         if self.score_norm and model.head is not None:
-            model.head = nn.Sequential(model.head, nn.BatchNorm1d(shape.classes))
+            norm = nn.BatchNorm1d(shape.classes, eps=1e-6, momentum=0.01)  # release, layers.py
+            model.head = nn.Sequential(model.head, norm)
         return model
 
     def passes(self, shape: DataShape) -> float:

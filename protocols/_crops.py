@@ -12,7 +12,8 @@ from torchvision.transforms.functional import ten_crop
 
 from bench.augment import Resize
 from bench.contracts import Draws, Encoder, Images, Run, Tap
-from protocols._features import SHORT_SIDE, frozen, read
+from protocols._features import frozen, read
+from protocols._views import SHORT_SIDE
 
 COUNT = 10
 BATCH = 64  # images, of which each goes through the encoder ten times

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.augment import unit
 from bench.contracts import BenchError, Draws, Encoder, Images
-from protocols._features import center_view
+from protocols._views import center_view
 
 NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public name for it
 GEOMETRY = 0x6E0  # the stream of the draws that place an image

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.augment import CenterCrop, Chain, Flip, RandomCrop, Resize
-from bench.contracts import BenchError, Encoder, Frame, Images, Model, Run, Samples, Tap
+from bench.contracts import BenchError, Encoder, Images, Model, Run, Samples, Tap
 from bench.pooling import pool
 from bench.records import digest
+from protocols._views import center_view
 
 Batch = TypeVar("Batch")
 
@@ -24,7 +24,6 @@ OUTPUT = "output"  # the tap of what the encoder itself returns
 BATCH = 256  # fixed: a convolution's last bits may depend on the batch's size
 SAMPLE, FEWEST = 128, 8  # images by which a collapse is told
 CONSTANT, ONE_LINE = 1e-8, 1e-4  # of the squares: variance at all, and variance off the first component
-SHORT_SIDE = 256 / 224  # the usual ratio of the resized shorter side to the crop
 
 
 def features(model: Model, samples: Samples, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:
@@ -49,13 +48,21 @@ def features(model: Model, samples: Samples, taps: Sequence[Tap], run: Run) -> d
         ready |= fresh
     whole = {tap: ready[tap].float() for tap in found}
     for tap, value in whole.items():
-        if problem := collapsed(value):
+        if not value.isfinite().all():
+            run.warn(f"features at {tap.layer} are not finite")
+        elif problem := collapsed(value):
             run.warn(f"features at {tap.layer} are {problem}: collapsed")
     return whole
 
 
 def _key(run: Run, samples: Samples, tap: Tap) -> str:
-    parts = [run.weights_digest, samples.name, len(samples), repr(center_view(tap.side)), run.precision]
+    parts = [
+        run.weights_digest,
+        samples.name,
+        len(samples),
+        repr(center_view(tap.side, tap.square)),
+        run.precision,
+    ]
     return digest([*parts, tap, *([run.features] if run.features != "float32" else [])], 32)
 
 
@@ -85,15 +92,15 @@ def collapsed(values: Tensor) -> str:
 
 def extract(encoder: Encoder, images: Images, taps: Sequence[Tap], run: Run) -> dict[Tap, Tensor]:
     """One pass over the images: each image goes through the encoder once per image side that is asked for."""
-    sides = list(dict.fromkeys(tap.side for tap in taps))
+    sizes = list(dict.fromkeys((tap.side, tap.square) for tap in taps))
     batches = in_order(len(images))
     out: dict[Tap, Tensor] = {}
     with frozen(encoder):
         for rows, views in zip(
-            batches, images.views(batches, [center_view(s) for s in sides], 0, 0), strict=True
+            batches, images.views(batches, [center_view(*size) for size in sizes], 0, 0), strict=True
         ):
-            for side, view in zip(sides, views, strict=True):
-                here = [tap for tap in taps if tap.side == side]
+            for size, view in zip(sizes, views, strict=True):
+                here = [tap for tap in taps if (tap.side, tap.square) == size]
                 for tap, value in read(encoder, view, here, run).items():
                     if tap not in out:
                         out[tap] = torch.empty(len(images), value.shape[1])
@@ -171,24 +178,3 @@ def chained(
             yield from batches(epoch, skip if epoch == begin else 0)
 
     return whole
-
-
-def center_view(side: int) -> Frame:
-    """The one view that is judged: the image as it is (0), or the middle of its resized version."""
-    return Chain((Resize(round(side * SHORT_SIDE)), CenterCrop(side)) if side else ())
-
-
-def random_view(images: Images, side: int, pad: int, *, crop: bool, flip: bool) -> Frame:
-    """The literature's mild augmentation: a random crop and a mirror.
-
-    :param side: 0: the image as it is, padded by ``pad`` (reflection) before the crop; else a window of
-        ``side`` of the image whose shorter side is ``side`` * 256 / 224.
-    """
-    if not crop:
-        return center_view(side)
-    if not side and images.side is None:
-        raise BenchError("images of varying sizes cannot be cropped as they are; set side, as in side = 224")
-    window = RandomCrop(side) if side else RandomCrop(images.side or 0, min(pad, (images.side or 1) - 1))
-    return Chain(
-        (*((Resize(round(side * SHORT_SIDE)),) if side else ()), window, *((Flip(),) if flip else ()))
-    )

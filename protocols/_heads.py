@@ -19,6 +19,7 @@ class Descent:
     momentum: float
     nesterov: bool
     weight_decay: float
+    bias_rate: float = 1.0  # times the rate
 
 
 class Heads(nn.Module):
@@ -31,6 +32,8 @@ class Heads(nn.Module):
 
     :param norm: ``batch`` (batch normalization without scale and shift, running statistics at test),
         ``standardize`` (statistics given by :meth:`fit`), ``none``.
+    :param channels: of the maps that the d numbers are, channel after channel; a batch's statistics are a
+        channel's, of all its places. 0: d.
     """
 
     weight: Tensor
@@ -41,15 +44,24 @@ class Heads(nn.Module):
     var: Tensor
     rates: Tensor
 
-    def __init__(self, dim: int, classes: int, descent: Descent, norm: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        descent: Descent,
+        norm: str,
+        device: torch.device,
+        channels: int = 0,
+    ) -> None:
         super().__init__()
         self.count, self.classes, self.descent, self.norm = len(descent.rates), classes, descent, norm
+        self.places = dim // channels if channels and norm == "batch" else 1
         rows = self.count * classes
         for name, shape in {"weight": (rows, dim), "bias": (rows,)}.items():
             self.register_buffer(name, torch.zeros(shape, device=device))
             self.register_buffer(f"{name}_velocity", torch.zeros(shape, device=device))
-        self.register_buffer("mean", torch.zeros(dim, device=device))
-        self.register_buffer("var", torch.ones(dim, device=device))
+        self.register_buffer("mean", torch.zeros(dim // self.places, device=device))
+        self.register_buffer("var", torch.ones(dim // self.places, device=device))
         rates = torch.tensor(descent.rates, device=device).repeat_interleave(classes)
         self.register_buffer("rates", rates, persistent=False)
 
@@ -74,15 +86,20 @@ class Heads(nn.Module):
             gradient.addr_(total, mean, alpha=-1).mul_(torch.rsqrt(var + EPS))
         gradient.add_(self.weight, alpha=self.descent.weight_decay)
         self._descend(self.weight, self.weight_velocity, gradient, self.rates[:, None] * factor)
-        self._descend(self.bias, self.bias_velocity, total, self.rates * factor)
+        self._descend(self.bias, self.bias_velocity, total, self.rates * (factor * self.descent.bias_rate))
         return losses
 
     def _statistics(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Mean and variance (d,) that a training batch is normalized by; the running ones move."""
         if self.norm == "batch":
-            mean, var = torch.batch_norm_update_stats(features, self.mean, self.var, 0.1)
-            return mean, var
+            maps = features.view(len(features), -1, self.places) if self.places > 1 else features
+            mean, var = torch.batch_norm_update_stats(maps, self.mean, self.var, 0.1)
+            return self._spread(mean), self._spread(var)
         return (self.mean, self.var) if self.norm == "standardize" else (None, None)
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """A channel's number, for each of its places."""
+        return values.repeat_interleave(self.places) if self.places > 1 else values
 
     def _fold(self, mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor]:
         if mean is None or var is None:
@@ -114,6 +131,6 @@ class Heads(nn.Module):
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weights (R, C, d) and biases (R, C) on features as they are: the normalization is folded in."""
-        mean, var = (None, None) if self.norm == "none" else (self.mean, self.var)
+        mean, var = (None, None) if self.norm == "none" else map(self._spread, (self.mean, self.var))
         weight, bias = self._fold(mean, var)
         return weight.view(self.count, self.classes, -1), bias.view(self.count, self.classes)

@@ -23,9 +23,10 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
-from protocols._features import center_view, column, features, frozen
+from protocols._features import column, features, frozen
 from protocols._pictures import grid, thumbnails
 from protocols._scores import labeled
+from protocols._views import center_view
 
 
 @dataclass(frozen=True)

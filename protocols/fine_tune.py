@@ -22,9 +22,11 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
+from bench.records import later
 from bench.training import DivergedError, Schedule, descend, epoch_batches, set_rate, sgd
-from protocols._features import center_view, frozen, in_order, random_view
+from protocols._features import frozen, in_order
 from protocols._scores import accuracies, best, labeled
+from protocols._views import AUGMENTS, PADDINGS, center_view, random_view
 
 NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public name for it
 Batch: TypeAlias = "tuple[Tensor, Tensor]"  # images (N, 3, h, w), labels (N,)
@@ -40,8 +42,9 @@ class FineTune(Evaluation):
     :param from_layer: what lies above this layer is made anew (as RotNet's non-linear classifiers); "":
         nothing is.
     :param freeze: what lies up to ``from_layer`` ("": the whole encoder) keeps its weights and statistics.
-    :param augment: ``crop_flip``: a random crop, and a mirror where that keeps the class; ``none``.
-    :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped).
+    :param augment: the views of training, see :func:`protocols._views.random_view`.
+    :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped, by
+        reflection or, with ``padding`` ``zeros``, by black).
     :param batch_norm: ``frozen``: the pretrained layers normalize by the statistics that they came with.
     """
 
@@ -66,9 +69,11 @@ class FineTune(Evaluation):
     side: int = 0
     pad: int = 4
     batch_norm: str = "train"
+    padding: str = later("reflect")
 
     def __post_init__(self) -> None:
-        for name, known in {"augment": ("crop_flip", "none"), "batch_norm": ("train", "frozen")}.items():
+        choices = {"augment": AUGMENTS, "batch_norm": ("train", "frozen"), "padding": PADDINGS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise BenchError(f"fine_tune.{name} is {getattr(self, name)!r}; write {' or '.join(known)}")
 
@@ -116,8 +121,8 @@ class _Tuning:
         self.per_epoch = len(epoch_batches(len(self.rows), protocol.batch_size, 0, 0))
         self.once = protocol.epochs * self.per_epoch  # steps of one training
         self.schedule = Schedule(protocol.schedule, protocol.drops, protocol.gamma)
-        crop = protocol.augment == "crop_flip"
-        self.frame = random_view(self.images, protocol.side, protocol.pad, crop=crop, flip=target.flip)
+        view = (protocol.augment, protocol.side, protocol.pad)
+        self.frame = random_view(self.images, *view, flip=target.flip, padding=protocol.padding)
         count = len(protocol.learning_rates)
         self.scores = {split: torch.zeros(count, len(p), target.classes) for split, p in parts.items()}
 

@@ -62,6 +62,7 @@ class Knn(Evaluation):
             similarity, neighbors = search(index, queries, min(max(counts), len(bank)))
             for k in counts:
                 scores = self._votes(similarity[:, :k], classes[neighbors[:, :k]], target.classes)
+                scores[neighbors[:, 0] < 0] = torch.nan  # features that are no numbers have no neighbors
                 for found in accuracies(scores, labels, layer=column(self.layer), split=split):
                     suffix = "" if k == counts[0] else f"_k{k}"
                     yield Measurement(found.metric + suffix, found.value, found.layer, split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ from bench.contracts import (
 )
 from bench.records import later
 from bench.training import Schedule, descend, epoch_batches
+from protocols._batches import Batch, source_of
 from protocols._crops import Linear, ten_crop_scores
-from protocols._features import chained, column, features, frozen, random_view, read
+from protocols._features import chained, column, features, frozen
 from protocols._heads import Descent, Heads
 from protocols._scores import accuracies, best, labeled, top
-
-Batch: TypeAlias = "tuple[Tensor, Mapping[Tap, Tensor]]"  # labels (N,), features (N, d) of each layer
+from protocols._views import AUGMENTS, PADDINGS
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ class LinearProbe(Evaluation):
     :param layers: the taps; () is all of the encoder's.
     :param pooling: a name of ``bench.pooling``, ``size`` its parameter. At most 9,600 numbers of an
         adaptive maximum are RotNet's grids on AlexNet, and something as wide on any other backbone.
-    :param feature_norm: ``batch`` (without scale and shift), ``standardize`` (by the training set's
-        statistics) or ``none``.
+    :param feature_norm: ``batch`` (a map's places share its statistics; without scale and shift), ``standardize``
+        (each number by the training set's statistics) or ``none``.
     :param drops: fractions of the training after which the rate is multiplied by ``gamma``.
-    :param augment: ``crop_flip``: the frozen encoder runs in every step; ``none``: features are cached.
-    :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped).
+    :param augment: the views of training, see :func:`protocols._views.random_view`: the frozen encoder runs in every
+        step; ``none``: features are cached.
+    :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped, by
+        reflection or, with ``padding`` ``zeros``, by black). ``square``: images are resized to so many pixels a side
+        before the crop, their aspect ignored; 0: their shorter side to ``side`` * 256 / 224.
+    :param bias_rate: times the rate that biases learn with; they are not decayed.
     :param select: ``last`` epoch, or the epoch that was ``best`` on validation.
     :param test: what is judged: the ``center`` of an image, or ten crops of ``side``, whose probabilities
         (``ten_softmax``: DeepCluster's code) or scores (``ten_scores``: Asano et al.'s) are averaged. Choices rest
@@ -79,6 +83,9 @@ class LinearProbe(Evaluation):
     pad: int = 4
     select: str = "last"
     test: str = later("center")
+    square: int = later(0)
+    padding: str = later("reflect")
+    bias_rate: float = later(1.0)
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -94,7 +101,8 @@ class LinearProbe(Evaluation):
         return self._read(encoder) if self.augment == "none" else ()
 
     def _read(self, encoder: Encoder) -> list[Tap]:
-        return [Tap(layer, self.pooling, self.size, self.side) for layer in self.layers or encoder.layers]
+        how = (self.pooling, self.size, self.side, self.square)
+        return [Tap(layer, *how) for layer in self.layers or encoder.layers]
 
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
         taps = self._read(model.encoder)
@@ -104,10 +112,16 @@ class LinearProbe(Evaluation):
             )
         parts = {"test": target.test, "validation": target.validation}
         judged = {k: _Judged(features(model, s, taps, run), s) for k, s in parts.items() if len(s)}
-        descent = Descent(self.learning_rates, self.momentum, self.nesterov, self.weight_decay)
+        descent = Descent(
+            self.learning_rates, self.momentum, self.nesterov, self.weight_decay, self.bias_rate
+        )
         dims = {tap: judged["test"].features[tap].shape[1] for tap in taps}
+        maps = model.encoder.channels
         heads = {
-            tap: Heads(dims[tap], target.classes, descent, self.feature_norm, run.device) for tap in taps
+            tap: Heads(
+                dims[tap], target.classes, descent, self.feature_norm, run.device, maps.get(tap.layer, 0)
+            )
+            for tap in taps
         }
         kept = self._train(heads, model, target, judged, run)
         chosen: dict[Tap, tuple[float, Linear]] = {}
@@ -142,8 +156,7 @@ class LinearProbe(Evaluation):
         judged: Mapping[str, _Judged],
         run: Run,
     ) -> dict[Tap, _Kept]:
-        source = _Cached if self.augment == "none" else _Cropped
-        batches = source(self, model, target, list(heads), run)
+        batches = source_of(self, model, target, list(heads), run)
         if self.feature_norm == "standardize":
             for tap, value in features(model, target.train, list(heads), run).items():
                 heads[tap].fit(value)
@@ -178,52 +191,11 @@ class LinearProbe(Evaluation):
 
 _CHOICES = {
     "feature_norm": ("batch", "standardize", "none"),
-    "augment": ("none", "crop_flip"),
+    "augment": AUGMENTS,
+    "padding": PADDINGS,
     "select": ("last", "best"),
     "test": ("center", "ten_softmax", "ten_scores"),
 }
-
-
-class _Cached:
-    """Batches of stored features."""
-
-    def __init__(
-        self, probe: LinearProbe, model: Model, target: Target, taps: Sequence[Tap], run: Run
-    ) -> None:
-        rows, labels = labeled(target.train)
-        found = features(model, target.train, taps, run)
-        whole = len(rows) == len(target.train)
-        self.features = {tap: (x if whole else x[rows]).to(run.device) for tap, x in found.items()}
-        self.labels, self.count = labels.to(run.device), len(rows)
-        self.size, self.seed = min(probe.batch_size, self.count), run.seed
-        # Gathering into the same memory again and again is several times faster than into fresh pages.
-        self.buffers = {tap: x.new_empty(self.size, x.shape[1]) for tap, x in self.features.items()}
-
-    def __call__(self, epoch: int, first: int) -> Iterator[Batch]:
-        for batch in epoch_batches(self.count, self.size, self.seed, epoch, first):
-            index = batch.to(self.labels.device)
-            for tap, x in self.features.items():
-                torch.index_select(x, 0, index, out=self.buffers[tap])
-            yield self.labels[index], self.buffers
-
-
-class _Cropped:
-    """Batches of features of fresh crops: one forward pass for all layers and rates."""
-
-    def __init__(
-        self, probe: LinearProbe, model: Model, target: Target, taps: Sequence[Tap], run: Run
-    ) -> None:
-        self.rows, labels = labeled(target.train)
-        self.labels, self.count = labels.to(run.device), len(self.rows)
-        self.images, self.encoder, self.taps, self.run = target.train.images, model.encoder, taps, run
-        self.frame = random_view(self.images, probe.side, probe.pad, crop=True, flip=target.flip)
-        self.size = probe.batch_size
-
-    def __call__(self, epoch: int, first: int) -> Iterator[Batch]:
-        batches = epoch_batches(self.count, self.size, self.run.seed, epoch, first)
-        views = self.images.views([self.rows[b] for b in batches], [self.frame], self.run.seed, epoch)
-        for index, (view,) in zip(batches, views, strict=True):
-            yield self.labels[index.to(self.labels.device)], read(self.encoder, view, self.taps, self.run)
 
 
 class _Judged:

@@ -11,21 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import BenchError, Encoder, Evaluation, Measurement, Model, Run, Tap, Target, initialize
+from bench.records import later
 from bench.training import Schedule, descend, epoch_batches, set_rate
+from protocols._batches import Batch, Cached, Cropped, source_of
 from protocols._features import chained, column, features, frozen
 from protocols._scores import FEW, accuracies, labeled
+from protocols._views import AUGMENTS, PADDINGS
 
 
 @dataclass(frozen=True)
 class MlpProbe(Evaluation):
-    """Fully connected layers with batch normalization and dropout, on stored features.
+    """Fully connected layers with batch normalization and dropout, on features of stored or of random views.
 
     Defaults are Deep InfoMax's: one hidden layer of 200, Adam, the accuracy averaged over the last 100
-    epochs. RotNet's three layers are ``hidden = (200, 200)``, ``dropout = 0``, ``optimizer = "sgd"``,
-    ``learning_rate = 0.1``, ``weight_decay = 5e-4``, ``epochs = 50``, ``drops = (0.4, 0.8, 0.9)``,
-    ``gamma = 0.2``, ``average_last = 1``.
+    epochs. RotNet's three layers are ``recipe = "rotnet"`` (mlp_probe.toml).
 
     :param average_last: the accuracies reported are means over so many last epochs.
+    :param augment: the views of training, see :func:`protocols._views.random_view`: the frozen encoder runs in every
+        step; ``none``: features are cached. ``side``, ``square``, ``pad`` and ``padding`` as in ``linear_probe``.
     """
 
     paper: ClassVar[str] = (
@@ -50,61 +53,69 @@ class MlpProbe(Evaluation):
     drops: tuple[float, ...] = (0.25, 0.5)
     gamma: float = 0.1
     average_last: int = 100
+    augment: str = later("none")
+    square: int = later(0)
+    pad: int = later(4)
+    padding: str = later("reflect")
 
     def __post_init__(self) -> None:
-        if self.optimizer not in {"adam", "sgd"}:
-            raise BenchError(f"mlp_probe.optimizer is {self.optimizer!r}; write adam or sgd")
+        choices = {"optimizer": ("adam", "sgd"), "augment": AUGMENTS, "padding": PADDINGS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise BenchError(f"mlp_probe.{name} is {getattr(self, name)!r}; write {' or '.join(known)}")
 
     def taps(self, encoder: Encoder) -> Sequence[Tap]:
-        return (Tap(self.layer, self.pooling, self.size, self.side),)
+        """What is read; nothing when each step sees a new crop."""
+        return (self._tap,) if self.augment == "none" else ()
+
+    @property
+    def _tap(self) -> Tap:
+        return Tap(self.layer, self.pooling, self.size, self.side, self.square)
 
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
-        (tap,) = self.taps(model.encoder)
-        parts = {"train": target.train, "test": target.test, "validation": target.validation}
+        parts = {"test": target.test, "validation": target.validation}
         data: dict[str, tuple[Tensor, Tensor]] = {}
         for split, samples in parts.items():
             if len(samples):
                 rows, labels = labeled(samples)
-                x = features(model, samples, [tap], run)[tap][rows]
+                x = features(model, samples, [self._tap], run)[self._tap][rows]
                 data[split] = x.to(run.device), labels.to(run.device)
-        dim = data["train"][0].shape[1]
+        dim = data["test"][0].shape[1]
         net = perceptron(dim, self.hidden, target.classes, self.dropout, run.generator("mlp_probe")).to(
             run.device
         )
-        judged = [split for split in ("test", "validation") if split in data]
-        tally = self._train(net, data, judged, run)
+        judged = list(data)
+        with frozen(model.encoder):
+            tally = self._train(net, source_of(self, model, target, [self._tap], run), data, run)
         metrics = ("top1", "top5") if target.classes > FEW else ("top1",)
         for row, split in enumerate(judged):
             for k, metric in enumerate(metrics):
                 yield Measurement(metric, float(tally[row, k]), column(self.layer), split)
 
     def _train(
-        self, net: nn.Module, data: dict[str, tuple[Tensor, Tensor]], judged: Sequence[str], run: Run
+        self, net: nn.Module, source: Cached | Cropped, data: dict[str, tuple[Tensor, Tensor]], run: Run
     ) -> Tensor:
         """Train in place; returns the mean top1 and top5 (splits, 2) over the last epochs."""
-        x, y = data["train"]
-        per_epoch = len(epoch_batches(len(x), self.batch_size, 0, 0))
+        per_epoch = len(epoch_batches(source.count, self.batch_size, 0, 0))
         total, last = self.epochs * per_epoch, min(self.average_last, self.epochs)
         optimizer, schedule = self._optimizer(net), Schedule(self.schedule, self.drops, self.gamma)
-        tally = torch.zeros(len(judged), 2, dtype=torch.float64)
+        tally = torch.zeros(len(data), 2, dtype=torch.float64)
 
-        def update(done: int, index: Tensor) -> dict[str, Tensor]:
+        def update(done: int, batch: Batch) -> dict[str, Tensor]:
+            labels, values = batch
             set_rate(optimizer, self.learning_rate * schedule(done, total))
-            rows = index.to(x.device)
-            loss = F.cross_entropy(net(x[rows]), y[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            with torch.enable_grad():  # the encoder is frozen, this is not
+                loss = F.cross_entropy(net(values[self._tap]), labels)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
             epoch, step = divmod(done + 1, per_epoch)
             if step == 0 and epoch > self.epochs - last:
-                tally.add_(torch.stack([_judge(net, *data[split]) for split in judged]) / last)
+                tally.add_(torch.stack([_judge(net, *one) for one in data.values()]) / last)
             return {"loss": loss.detach()}
 
-        def batches(epoch: int, first: int) -> list[Tensor]:
-            return epoch_batches(len(x), self.batch_size, run.seed, epoch, first)
-
         state = {"net": net, "optimizer": optimizer, "tally": tally}
-        whole = chained(batches, per_epoch, self.epochs)
+        whole = chained(source, per_epoch, self.epochs)
         descend(run, total=total, per_epoch=total, state=state, batches=whole, update=update)
         return tally
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from bench.augment import unit
 from bench.contracts import BenchError, Evaluation, Measurement, Model, Picture, Run, Target, TargetNeeds
 from protocols._adversary import worst_direction
-from protocols._features import center_view, frozen, in_order
+from protocols._features import frozen, in_order
 from protocols._own import head_of
 from protocols._scores import labeled
+from protocols._views import center_view
 
 
 @dataclass(frozen=True)

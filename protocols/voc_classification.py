@@ -29,7 +29,8 @@ from bench.contracts import (
 from bench.metrics import AVERAGE_PRECISIONS, mean_ap
 from protocols._dense import drawn, settle
 from protocols._descent import Descending, Descent, backward, judged
-from protocols._features import SHORT_SIDE, frozen, in_order
+from protocols._features import frozen, in_order
+from protocols._views import SHORT_SIDE
 
 NARROW, BIAS = 0.01, 0.1  # a new classifier's deviation in any case, and Caffe's constant biases
 GRID = 6  # pool5's side, of what is made anew where the backbone has no fc6
@@ -83,8 +84,7 @@ class VocClassification(Descending):
     """Presence of each class, by sigmoid cross-entropy; mean average precision (%).
 
     Defaults are Kraehenbuehl's. What is present only as difficult is left out, in training and in judging.
-    DeepCluster's are crop = "area", side = 224, lr = 0.003, drops at each 1/16 and batch norms that keep their
-    statistics, as here.
+    DeepCluster's are called by name, as ``recipe = "deepcluster"`` (voc_classification.toml).
 
     :param train: ``all`` layers; ``fc6-8``: those above the convolutions, which keep their weights; ``fc8``:
         the classifier alone.

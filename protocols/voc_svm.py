@@ -46,7 +46,8 @@ class VocSvm(Evaluation):
     middle cost is taken. In training what is difficult counts as absent; in judging it is left out.
 
     :param layers: the taps; () are all. ``pooling``, ``size``: how their maps are made smaller.
-    :param side: of the crop that is read (0: the images as they are).
+    :param side: of the image that is read, whole, its aspect ignored; ``whole`` false: the middle of one whose
+        shorter side is ``side`` * 256 / 224. 0: the images as they are.
     :param costs: candidates; of equal ones the smallest wins. ``shot_costs``: the same with few labels.
     :param shots: positives a class; a number that some class does not have is left out.
     """
@@ -61,6 +62,7 @@ class VocSvm(Evaluation):
     pooling: str = "dims_avg"
     size: int = 9600
     side: int = 227
+    whole: bool = True
     costs: tuple[float, ...] = COSTS
     shot_costs: tuple[float, ...] = COSTS
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
@@ -69,7 +71,9 @@ class VocSvm(Evaluation):
     max_iter: int = 2000
 
     def taps(self, encoder: Encoder) -> Sequence[Tap]:
-        return [Tap(layer, self.pooling, self.size, self.side) for layer in self.layers or encoder.layers]
+        square = self.side if self.whole else 0
+        how = (self.pooling, self.size, self.side, square)
+        return [Tap(layer, *how) for layer in self.layers or encoder.layers]
 
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
         seed = int(run.generator("voc_svm").initial_seed()) % 2**31

@@ -1,4 +1,7 @@
-"""Whitened pixels: the input of the semi-supervised studies on CIFAR-10.
+"""Whitened pixels: the input of the semi-supervised studies on CIFAR-10, and on SVHN their scaled ones.
+
+Views are whitened as the network reads them, after their augmentation; all releases but ICT's whiten the data
+set and shift its white images.
 
 Three regularizations are in use. Laine & Aila: 1e-5 under the root, of pixels in [0, 1]. VAT and ICT: 1e-6
 added to the inverse root, which regularizes hardly at all; ICT's channels are standardized before. Mean Teacher
@@ -7,13 +10,15 @@ and Oliver et al.: .1 under the root, after global contrast normalization to nor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from bench.augment import unit
-from bench.backbones._parts import CIFAR, Normalize
+from bench.backbones._parts import CIFAR, HALF, Normalize
 from bench.contracts import Backbone, BenchError, Encoder, Images
 
 __all__ = ["RECIPES", "PerImage", "Whitened", "Whitening", "fit", "named"]
@@ -130,14 +135,23 @@ class PerImage(nn.Module):
         return (rows - mean) / rows.std((1, 2, 3), correction=0, keepdim=True).clamp_min(1e-4)
 
 
+# Nothing in these is fitted. "centered" is [-.5, .5], VAT's pixels of SVHN, in whose units its epsilon is told there;
+# "signed" is [-1, 1], ICT's.
+_FIXED: dict[str, Callable[[], nn.Module]] = {
+    "per_image": PerImage,
+    "centered": partial(Normalize, ((0.5,) * 3, (1.0,) * 3)),
+    "signed": partial(Normalize, HALF),
+}
+
+
 class Whitened(Backbone):
     """A backbone whose encoders read whitened pixels, unless the method brings an input of its own.
 
-    :param recipe: None: each image is normalized by itself (:class:`PerImage`).
+    :param front: () -> what takes uint8 or float in [0, 1], (N, 3, side, side), to float of the same shape.
     """
 
-    def __init__(self, backbone: Backbone, side: int, recipe: Recipe | None) -> None:
-        self.backbone, self.side, self.recipe = backbone, side, recipe
+    def __init__(self, backbone: Backbone, front: Callable[[], nn.Module]) -> None:
+        self.backbone, self.front = backbone, front
         self.name, self.paper = backbone.name, backbone.paper  # type: ignore[misc]  # of the one inside
         self.batch_norm = backbone.batch_norm  # type: ignore[misc]
 
@@ -153,7 +167,7 @@ class Whitened(Backbone):
         """An encoder of the backbone inside."""
         given = input
         if input is None and in_channels == 3:
-            given = PerImage() if self.recipe is None else Whitening(self.side, self.recipe)
+            given = self.front()
         return self.backbone.build(
             generator=generator, in_channels=in_channels, width=width, stem_stride=stem_stride, input=given
         )
@@ -177,4 +191,4 @@ def named(backbone: Backbone, name: str, side: int | None) -> Backbone:
         return backbone
     if side is None:
         raise BenchError(f"data.whitening = {name!r} needs images of one size, and these vary: leave it out")
-    return Whitened(backbone, side, RECIPES.get(name))
+    return Whitened(backbone, _FIXED.get(name) or partial(Whitening, side, RECIPES[name]))

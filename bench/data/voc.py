@@ -99,6 +99,8 @@ class _Voc(Dataset):
         known_split(self, split)
         name, base = self._list(split), root / self.folder
         ids = self._ids(name, root)
+        if split == "test":
+            self._apart(ids, root)
         remedy = self.remedy(root)
         boxes = [files.objects(base / "Annotations" / f"{i}.xml", self.words, remedy) for i in ids]
         if self.proposals:
@@ -144,6 +146,20 @@ class _Voc(Dataset):
         there = sorted(path.stem for path in folder.glob("*.txt") if "_" not in path.stem)
         lists = f"; lists there are: {', '.join(there)}" if there else ""
         return files.ids(folder / f"{name}.txt", self.remedy(root) + lists)
+
+    def _apart(self, tested: list[str], root: Path) -> None:
+        """Refuse to judge on images that are trained on: SBD's training images are largely VOC2012's val."""
+        try:
+            trained = self._ids(self.train, root)
+        except BenchError:  # who trains will be told
+            return
+        shared = len(set(tested) & set(trained))
+        if shared:
+            beside = f"; FCN's list beside {self.train} is seg11valid" if self.train in _SBD else ""
+            raise BenchError(
+                f"{self.name}: {shared} of the {len(tested)} images of test = {self.test!r} are in train = "
+                f"{self.train!r} too: write lists that share none{beside}"
+            )
 
     def _presence(self, name: str, ids: list[str], root: Path, boxes: list[files.Objects]) -> Tensor:
         folder = root / self.folder / "ImageSets" / "Main"

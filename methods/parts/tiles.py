@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,21 +13,23 @@ from bench.augment import Chain, ColorJitter, RandomCrop, Resize, ResizedCrop
 from bench.contracts import BenchError, DataShape, Draws, Frame
 from methods.parts import views
 
+if TYPE_CHECKING:
+    from methods._loop import Loop
 
-def frame(
-    augment: str, shape: DataShape, side: int, scale: Sequence[float], jitter: Sequence[float]
-) -> Frame:
+
+def frame(loop: Loop, shape: DataShape, side: int) -> Frame:
     """The view that tiles are cut from, of ``side`` pixels.
 
-    :param augment: ``window``: anywhere in the image, never mirrored, at its own scale or, where ``scale`` says
-        from which to which part of the image's area, resampled to ``side``; else as ``views.geometry`` has it.
-    :param jitter: strengths of :class:`bench.augment.ColorJitter`, or ().
+    :param loop: its ``augment`` ``window``: anywhere in the image, never mirrored, at its own scale or, where
+        ``scale`` says from which to which part of the image's area, resampled to ``side``; else as
+        ``views.geometry`` has it. ``jitter``: strengths of :class:`bench.augment.ColorJitter`, or ().
     """
-    colors = (ColorJitter(*jitter),) if jitter else ()
-    if augment == "window":
-        return Chain((*_window(shape, side, scale), *colors))
-    between = (scale[0], scale[1]) if scale else (1.0, 1.0)
-    return Chain((*views.geometry(augment, shape, side, between, flip=True), *colors))
+    colors = (ColorJitter(*loop.jitter),) if loop.jitter else ()
+    if loop.augment == "window":
+        return Chain((*_window(shape, side, loop.scale), *colors))
+    between = loop.scale or (1.0, 1.0)
+    pieces = views.geometry(loop.augment, shape, side, between, flip=loop.mirror, padding=loop.padding)
+    return Chain((*pieces, *colors))
 
 
 def _window(shape: DataShape, side: int, scale: Sequence[float]) -> tuple[Frame, ...]:

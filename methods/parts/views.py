@@ -10,26 +10,36 @@ from bench.contracts import BenchError, DataShape, Frame
 
 STANDARD_CROP = 224  # pixels: where image sizes vary, of a shorter side of 256
 NAMES = ("none", "crop_flip", "pad_crop_flip", "translate_flip", "resized_crop")
+PADDINGS = ("reflect", "zeros")
 
 
 def geometry(
-    name: str, shape: DataShape, crop: int, scale: tuple[float, float], *, flip: bool
+    name: str,
+    shape: DataShape,
+    crop: int,
+    scale: tuple[float, float],
+    *,
+    flip: bool,
+    padding: str = "reflect",
 ) -> tuple[Frame, ...]:
     """The pieces of a random view: ``crop`` is its side (0: the image's), ``scale`` an area fraction.
 
     ``none``: the center view; ``crop_flip``: a window anywhere; ``pad_crop_flip``: of the image padded by 4;
-    ``translate_flip``: shifted by up to 1/16 of the side; ``resized_crop``: Inception's.
+    ``translate_flip``: shifted by up to 1/16 of the side; ``resized_crop``: Inception's. All but ``none`` are
+    mirrored where ``flip`` and the images allow it; ``padding`` is by reflection or of ``zeros``.
     """
     side = crop or shape.side or STANDARD_CROP
     pieces: dict[str, tuple[Frame, ...]] = {
         "none": center(shape, crop),
         "crop_flip": (*_shorter(shape, side), RandomCrop(side)) if side != shape.side else (),
-        "pad_crop_flip": (*_shorter(shape, side), RandomCrop(side, 4)),
-        "translate_flip": (*_square(shape), PadCrop(max(1, side // 16)), *_window(crop)),
+        "pad_crop_flip": (*_shorter(shape, side), RandomCrop(side, 4, padding)),
+        "translate_flip": (*_square(shape), PadCrop(max(1, side // 16), padding), *_window(crop)),
         "resized_crop": (ResizedCrop(side, scale),),
     }
     if name not in pieces:
         raise BenchError(f"augment {name!r} is not known: write {', '.join(NAMES)}")
+    if padding not in PADDINGS:
+        raise BenchError(f"padding {padding!r} is not known: write {' or '.join(PADDINGS)}")
     mirrored = flip and shape.flip and name != "none"
     return (*pieces[name], Flip()) if mirrored else pieces[name]
 

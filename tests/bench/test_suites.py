@@ -232,6 +232,19 @@ def test_every_method_has_its_papers_alexnet_and_epochs(planned, label, variant,
         assert cell.training.budget == budget
 
 
+def test_views_of_cifar_are_the_releases(planned):
+    """RotNet's dataloader.py pads by black, in all of its trainings; lemniscate's cifar.py mirrors nothing."""
+    cells = planned("cifar_svhn")
+    for label in ("rotation", "supervised_nin"):
+        for cell in some(cells, label):
+            assert settings(cell.training.method, "augment", "padding") == ("pad_crop_flip", "zeros")
+    for cell in some(cells, "nonparametric"):
+        assert settings(cell.training.method, "augment", "mirror") == ("resized_crop", False)
+    probes = [c.cell.protocol for c in cells if c.cell.protocol.name in {"mlp_probe", "fine_tune"}]
+    for probe in probes:
+        assert settings(probe, "augment", "padding") == ("crop_flip", "zeros")
+
+
 def test_networks_of_patches_end_in_pool5(planned):
     """Their papers put layers of their own on it: Noroozi & Favaro's fc6 has 512 units on a tile's 3 x 3 x 256."""
     cells = planned("imagenet_linear")
@@ -578,12 +591,12 @@ def test_vat(planned, suite, steps, decay, epsilon, plain, norm):
             assert method.get("drops") == pytest.approx((decay[0] / decay[1],))
             assert int(cell.training.budget / cost[entropy]) == steps
             assert settings(backbone, "normalization", "noise", "dropout") == ("batch", 0.0, 0.5)
-            assert cell.training.data.whitening == ("vat" if suite == "cifar10_semi" else "")
+            assert cell.training.data.whitening == ("vat" if suite == "cifar10_semi" else "centered")
 
 
 @pytest.mark.parametrize(
     ("suite", "alpha", "held", "whitening"),
-    [("cifar10_semi", 1.0, 5000, "ict"), ("svhn_semi", 0.1, 1000, "")],
+    [("cifar10_semi", 1.0, 5000, "ict"), ("svhn_semi", 0.1, 1000, "signed")],
 )
 def test_ict(planned, suite, alpha, held, whitening):
     for cell in some(planned(suite), "ict"):
@@ -591,6 +604,7 @@ def test_ict(planned, suite, alpha, held, whitening):
         assert cell.training.budget == "400 epochs"
         assert settings(method, "lr", "weight_decay", "alpha", "weight") == (0.1, 1e-4, alpha, 100.0)
         assert settings(method, "labeled_batch", "batch_size", "average") == (100, 200, 0.999)
+        assert method.get("padding") == "zeros"
         assert 400 * method.get("ramp") == pytest.approx(100)
         assert 400 * method.get("span") == pytest.approx(450)
         assert (data.validation, cell.aim.validation, data.whitening) == (held, held, whitening)

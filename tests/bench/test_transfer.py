@@ -10,6 +10,7 @@ import torch
 from bench import registry, tensors
 from bench.artifacts import folder
 from bench.backbones import _whitening
+from bench.backbones.alexnet_small import AlexNetSmall
 from bench.planning import plan
 from bench.planning.suite import load
 from bench.records import WHITENINGS, BenchError, Unit
@@ -91,7 +92,19 @@ def test_a_slip_in_init_is_told_in_one_line(suite, init, told):
 
 
 def test_every_name_has_a_recipe():
-    assert {*_whitening.RECIPES, "", "per_image"} == set(WHITENINGS)
+    for name in set(WHITENINGS) - {""}:
+        assert _whitening.named(AlexNetSmall(), name, 8).build(generator=torch.Generator()).input is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"), [("centered", lambda x: (x - 127.5) / 255), ("signed", lambda x: x / 127.5 - 1)]
+)
+def test_scaled_pixels_have_the_units_of_their_papers(name, scaled):
+    """vat_tf's svhn.py, and ICT's mean and deviation of 127.5."""
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    backbone = _whitening.named(AlexNetSmall(), name, 8)
+    found = backbone.build(generator=torch.Generator()).input(images)
+    torch.testing.assert_close(found, scaled(images.float()))
 
 
 def test_an_image_is_normalized_by_itself():

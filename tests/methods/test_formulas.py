@@ -139,6 +139,7 @@ def test_pi_model_flips_the_pair_together() -> None:
     flipped = [torch.equal(a, b.flip(2)) for a, b in zip(first, view, strict=True)]
     assert any(flipped)
     assert not all(flipped)
+    assert PiModel(mirror=False)._flip_both(batch) is batch.views
 
 
 def test_rescaled_channels_have_unit_variance(plain_backbone, data, make_run) -> None:

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from torch import nn
+from torch import Tensor, nn
 
 from bench.backbones.alexnet import AlexNet
 from bench.backbones.alexnet_small import AlexNetSmall
+from bench.contracts import BenchError, DataShape, Draws
 from methods.deepcluster import balanced, unrectified
+from methods.jigsaw import Jigsaw
 from methods.parts import ema
 from methods.parts.consistency import squared_distance, supervised_term
 from methods.parts.kmeans import kmeans, match, whiten
 from methods.parts.memory_bank import new_bank, remember, scores
 from methods.parts.nce import estimate_constant, nce_loss
 from methods.parts.ramps import ramp_down, ramp_up, warm_up
+from methods.rotation import Rotation
 
 
 def test_ramps() -> None:
@@ -116,6 +119,29 @@ def test_clusters_keep_their_names() -> None:
     renamed = torch.tensor([3, 0, 4, 1, 2])[old]
     renamed[0] = renamed[1]
     assert (match(renamed, old, 5) == old).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("augment", ["crop_flip", "pad_crop_flip", "translate_flip", "resized_crop"])
+def test_views_are_mirrored_and_padded_as_a_method_says(augment, tiled) -> None:
+    shape = DataShape(side=16, color=True, count=200, classes=2, flip=True)
+    ramp = torch.arange(1.0, 17.0).expand(200, 3, 16, 16) / 16  # falls only where it is mirrored
+
+    def seen(**settings) -> Tensor:
+        whole = {"augment": augment, "scale": (0.3, 1.0), "crop": 16, **settings}
+        (frame,) = (Jigsaw(tile=5, channel_shift=0, **whole) if tiled else Rotation(**whole)).frames(shape)
+        return frame(ramp, Draws(0, 0, torch.arange(200), 0))
+
+    def falling(views: Tensor) -> float:
+        middle = views[..., 4:8]
+        return (middle[..., -1] < middle[..., 0]).all(2).all(1).float().mean().item()
+
+    assert 0.3 < falling(seen()) < 0.7
+    assert falling(seen(mirror=False)) == 0
+    assert seen().min() > 0
+    assert (seen(padding="zeros").min() == 0) == (augment in {"pad_crop_flip", "translate_flip"})
+    with pytest.raises(BenchError, match="padding 'mirror' is not known: write reflect or zeros"):
+        seen(padding="mirror")
 
 
 def test_clusters_are_drawn_alike() -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.backbones import _whitening
-from bench.backbones._whitening import Recipe, Whitened, Whitening
+from bench.backbones._whitening import Recipe, Whitening
 from bench.contracts import BenchError, Draws, Images
 from methods._loop import Batch, _Feed
 from methods.entropy_minimization import EntropyMinimization
@@ -637,7 +637,7 @@ def test_whitened_backbones_share_one_fit(data, make_run) -> None:
     from bench.backbones.alexnet_small import AlexNetSmall
 
     images = _Noise(200, 8)
-    backbone = Whitened(AlexNetSmall(widths=(4, 4, 4, 4, 4), stem_stride=1), 8, Recipe())
+    backbone = _whitening.named(AlexNetSmall(widths=(4, 4, 4, 4, 4), stem_stride=1), "laine_aila", 8)
     method = MeanTeacher(batch_size=8)
     shape = dataclasses.replace(data.shape, side=8, count=200)
     model = method.build(backbone, shape, torch.Generator().manual_seed(0))

@@ -17,8 +17,9 @@ from bench.data.sources import Resident
 from bench.records import Unit
 from bench.session import Session
 from protocols import knn
-from protocols._features import random_view, read
+from protocols._features import read
 from protocols._heads import EPS, Descent, Heads
+from protocols._views import random_view
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -39,11 +40,11 @@ def images(count, side, seed=0):
 
 
 class Stepper:
-    """A linear probe's own steps on fresh crops: as its ``_Cropped`` feeds them and its ``update`` takes them."""
+    """A linear probe's own steps on fresh crops: as its ``Cropped`` feeds them and its ``update`` takes them."""
 
     def __init__(self, probe, model, source, run):
         self.taps, self.encoder, self.run = probe._read(model.encoder), model.encoder, run
-        self.images, self.frame = source, random_view(source, 0, probe.pad, crop=True, flip=True)
+        self.images, self.frame = source, random_view(source, "crop_flip", 0, probe.pad, flip=True)
         self.index = torch.arange(probe.batch_size)
         self.labels = self.index % CLASSES
         descent = Descent(probe.learning_rates, probe.momentum, probe.nesterov, probe.weight_decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -47,6 +48,19 @@ def test_against_a_loop(model, target, make_run):
     assert found["top1", "test"] == pytest.approx(_brute(model, target, 20, 0.07))
     assert found["top1_k1", "test"] == pytest.approx(_brute(model, target, 1, 0.07))
     assert ("top1", "validation") in found
+
+
+def test_features_that_are_no_numbers_are_wrong_and_told(model, target, make_run):
+    labels = torch.zeros(
+        90, dtype=torch.int64
+    )  # all of the class that a search that finds nothing would name
+    broken = dataclasses.replace(target, test=dataclasses.replace(target.test, labels=labels))
+    run, said = make_run(), []
+    run.warn = said.append
+    model.encoder.trunk.conv2[1].weight.data.fill_(torch.nan)
+    found = [m.value for m in Knn(k=5).evaluate(model, broken, run) if m.split == "test"]
+    assert found == [0.0]
+    assert set(said) == {"features at output are not finite"}
 
 
 def test_k_is_no_more_than_there_are(model, target, make_run):

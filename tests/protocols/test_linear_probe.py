@@ -68,6 +68,49 @@ def test_steps_are_those_of_autograd_and_torch(nesterov, norm):
     torch.testing.assert_close(x @ weight[0].t() + bias[0], nets[0](norms(x)).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_batchs_statistics_are_a_channels_as_in_the_papers_code():
+    """The releases normalize maps (N, C, h, w) by BatchNorm2d without scale and shift, and flatten them then."""
+    generator = torch.Generator().manual_seed(0)
+    heads = Heads(5 * 9, 4, Descent((0.1,), 0.9, True, 0.01, bias_rate=2.0), "batch", CPU, channels=5)
+    net, norm = torch.nn.Linear(45, 4), torch.nn.BatchNorm2d(5, affine=False)
+    for part in net.parameters():
+        torch.nn.init.zeros_(part)
+    groups = [
+        {"params": [net.weight], "lr": 0.1, "weight_decay": 0.01},
+        {"params": [net.bias], "lr": 0.2, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, 0.1, 0.9, nesterov=True)
+    trend = torch.arange(9.0).view(3, 3)  # places that differ, which statistics of their own would hide
+    for _ in range(5):
+        maps = (torch.randn(16, 5, 3, 3, generator=generator) + trend).relu()
+        y = torch.randint(0, 4, (16,), generator=generator)
+        heads.step(maps.flatten(1), y, 1.0)
+        optimizer.zero_grad()
+        F.cross_entropy(net(norm(maps).flatten(1)), y).backward()
+        optimizer.step()
+    torch.testing.assert_close(heads.weight, net.weight.data, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(heads.bias, net.bias.data, rtol=1e-4, atol=1e-6)
+    weight, bias = heads.folded()
+    norm.eval()
+    maps = torch.randn(7, 5, 3, 3, generator=generator)
+    expected = net(norm(maps).flatten(1)).detach()
+    torch.testing.assert_close(maps.flatten(1) @ weight[0].t() + bias[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_probe_tells_its_heads_the_channels_of_a_layer(model, target, make_run, monkeypatch):
+    told = []
+
+    class Asked(Heads):
+        def __init__(self, dim, *others):
+            super().__init__(dim, *others)
+            told.append((dim, len(self.mean)))
+
+    monkeypatch.setattr("protocols.linear_probe.Heads", Asked)
+    probe = dataclasses.replace(PROBE, epochs=1, pooling="adaptive_avg", size=2)
+    list(probe.evaluate(model, target, make_run()))
+    assert told == [(8 * 4, 8), (16 * 4, 16)]
+
+
 @pytest.mark.parametrize("data", ["digits", "synthetic"])
 def test_within_a_point_of_scikit_learn(data):
     if data == "digits":
@@ -125,7 +168,9 @@ def test_a_diverging_rate_does_not_disturb_the_others(model, target, make_run):
     assert set(_values(found, "lr", "validation").values()) == {0.05}
 
 
-@pytest.mark.parametrize("change", [{}, {"augment": "crop_flip", "pad": 1}, {"select": "best"}])
+@pytest.mark.parametrize(
+    "change", [{}, {"augment": "crop_flip", "pad": 1}, {"augment": "flip"}, {"select": "best"}]
+)
 def test_resumed_is_equal(model, target, make_run, killed, change):
     probe = dataclasses.replace(PROBE, epochs=3, **change)
     undisturbed = list(probe.evaluate(model, target, make_run()))
@@ -165,7 +210,7 @@ def test_unlabeled_images_are_left_out(model, target, make_run):
     assert min(found.values()) > 50
 
 
-@pytest.mark.parametrize("field", ["feature_norm", "augment", "select"])
+@pytest.mark.parametrize("field", ["feature_norm", "augment", "padding", "select"])
 def test_unknown_words_are_refused(field):
     with pytest.raises(BenchError, match=field):
         LinearProbe(**{field: "x"})

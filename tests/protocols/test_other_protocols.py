@@ -105,6 +105,20 @@ def test_mlp_probe_learns(model, target, make_run, optimizer):
     assert set(found) == {("top1", "test"), ("top1", "validation")}
 
 
+def test_mlp_probe_sees_new_crops_in_every_step(model, target, make_run):
+    probe = dataclasses.replace(MLP, augment="crop_flip", pad=1, padding="zeros", epochs=2)
+    seen = []
+    model.encoder.trunk[0].register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
+    assert probe.taps(model.encoder) == ()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    list(probe.evaluate(model, target, make_run()))
+    per_epoch = 150 // probe.batch_size * probe.batch_size
+    assert sum(seen) == 2 * per_epoch + 60 + 90  # and what is judged, once
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    long = dataclasses.replace(probe, epochs=15, batch_size=30)
+    assert _by(long.evaluate(model, target, make_run()))["top1", "test"] > 60
+
+
 def test_mlp_probe_averages_its_last_epochs(model, target, make_run):
     # A schedule that is constant makes shorter trainings prefixes of the longer.
     probe = dataclasses.replace(MLP, schedule="constant", batch_size=30)
@@ -116,7 +130,11 @@ def test_mlp_probe_averages_its_last_epochs(model, target, make_run):
     assert _by(probe.evaluate(model, target, make_run()))["top1", "test"] == pytest.approx(mean)
 
 
-@pytest.mark.parametrize("protocol", [MLP, TUNE], ids=["mlp", "tune"])
+@pytest.mark.parametrize(
+    "protocol",
+    [MLP, dataclasses.replace(MLP, augment="crop_flip", pad=1), TUNE],
+    ids=["mlp", "mlp on crops", "tune"],
+)
 @pytest.mark.parametrize("step", [4, 5, 21])
 def test_resumed_is_equal(model, target, make_run, killed, protocol, step):
     protocol = dataclasses.replace(protocol, batch_size=30)

@@ -14,10 +14,11 @@ import torch
 from bench.pooling import pool
 from bench.records import freeze
 from bench.training import Schedule
-from protocols import fine_tune, linear_probe, mlp_probe
+from protocols import fine_tune, linear_probe, mlp_probe, voc_classification
 from protocols.fine_tune import FineTune
 from protocols.linear_probe import LinearProbe
 from protocols.mlp_probe import MlpProbe
+from protocols.voc_classification import VocClassification
 
 IMAGES = 1_281_167
 # Maps after each convolution: CaffeNet at 227 pixels, RotNet's and DeepCluster's AlexNet at 224.
@@ -144,12 +145,39 @@ def test_what_else_the_papers_tell_apart():
         "goyal_resnet": ("batch", 0.9, True, 1e-4, 256, 224, "center"),
         "deepcluster": ("none", 0.9, False, 1e-4, 256, 224, "ten_softmax"),
         "asano": ("batch", 0.9, False, 1e-5, 192, 224, "ten_scores"),
-        "kolesnikov": ("none", 0.9, False, 5e-4, 2048, 224, "center"),
-        "kolesnikov_short": ("none", 0.9, False, 5e-4, 2048, 224, "center"),
+        "kolesnikov": ("none", 0.9, False, 0.0, 2048, 224, "center"),
+        "kolesnikov_short": ("none", 0.9, False, 0.0, 2048, 224, "center"),
         "cpc": ("none", 0.9, False, 0.0, 2048, 224, "center"),
     }
     assert {name for name, p in PROBES.items() if p.select == "best"} == {"deepcluster"}
-    assert {name for name, p in PROBES.items() if p.augment == "none"} == {"cpc"}
+    seen = {name: (p.augment, p.square) for name, p in PROBES.items()}
+    assert seen == {
+        "rotnet": ("crop_flip", 0),
+        "zhang": ("crop_flip", 256),
+        "goyal": ("flip", 256),
+        "goyal_jigsaw": ("flip", 0),
+        "goyal_resnet": ("resized_crop_flip", 0),
+        "deepcluster": ("crop_flip", 0),
+        "asano": ("resized_crop_flip", 0),
+        "kolesnikov": ("crop", 0),
+        "kolesnikov_short": ("crop", 0),
+        "cpc": ("none", 0),
+    }
+    assert {name: p.bias_rate for name, p in PROBES.items() if p.bias_rate != 1} == {"zhang": 2.0}
+
+
+def test_deepclusters_trainings_on_voc():
+    """Steps between two halvings, and the rate: eval_voc_classif.py and the two Caffe scripts."""
+    found = recipes(voc_classification, VocClassification)
+    told = {name: (v.train, v.lr, v.steps, v.bias_rate, v.gamma) for name, v in found.items()}
+    assert told == {
+        "deepcluster": ("fc6-8", 0.003, 80_000, 1.0, 0.5),
+        "deepcluster_fc6_8": ("fc6-8", 0.003, 150_000, 2.0, 0.5),
+        "deepcluster_all": ("all", 0.001, 150_000, 2.0, 0.5),
+    }
+    for name, every in (("deepcluster", 5000), ("deepcluster_fc6_8", 5000), ("deepcluster_all", 20_000)):
+        steps = found[name].steps
+        assert [d * steps for d in found[name].drops] == pytest.approx(range(every, steps, every))
 
 
 @pytest.mark.parametrize(

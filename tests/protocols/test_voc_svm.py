@@ -12,6 +12,7 @@ from sklearn.svm import LinearSVC
 
 from bench.contracts import Samples, Target
 from bench.data.sources import Resident
+from protocols._views import center_view
 from protocols.voc_svm import COSTS, VocSvm, _drawn
 
 
@@ -63,6 +64,17 @@ def test_all_labels_agree_with_scikit_learn(model, make_run):
         )
     assert found["mAP", "conv2", "test"] == pytest.approx(100 * np.mean(expected), abs=0.5)
     assert found["mAP", "conv2", "test"] > 60
+
+
+def test_a_whole_image_is_read_unless_its_middle_is_asked_for(model):
+    taps = [one.taps(model.encoder)[0] for one in (VocSvm(), VocSvm(whole=False), ONE)]
+    assert [(tap.side, tap.square) for tap in taps] == [(227, 227), (227, 0), (0, 0)]
+    wide = torch.zeros(1, 3, 40, 80, dtype=torch.uint8)
+    wide[..., :10] = 255  # at the border, which the middle does not show
+    whole, middle = (center_view(20, square)(wide, None) for square in (20, 0))
+    assert whole.shape == middle.shape == (1, 3, 20, 20)
+    assert whole[..., 0].min() > 0.9
+    assert middle.max() == 0
 
 
 def test_the_cost_is_the_best_of_cross_validation(model, make_run, monkeypatch):

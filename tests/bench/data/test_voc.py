@@ -143,6 +143,13 @@ def test_sbd_lists_and_masks(tmp_path):
     assert larger.masks[2].tolist() == masks["000012"].tolist()
     (base / "ImageSets/Segmentation/seg11valid.txt").write_text("000009\n")
     assert len(Voc2012(test="seg11valid").load("test", tmp_path)) == 1
+    # SBD's training images are in VOC's val too: nobody is judged on what it has seen.
+    (sbd / "train.txt").write_text("000012\n000009\n")
+    with pytest.raises(
+        BenchError, match=r"1 of the 1 images of test = 'val' are in train = 'sbd_train' too: .*seg11"
+    ):
+        Voc2012(train="sbd_train").load("test", tmp_path)
+    assert len(Voc2012(train="train").load("test", tmp_path)) == 1
 
 
 DAMAGE = {
