@@ -25,6 +25,7 @@ from bench.records import NUMERICS, BenchError, Cell, Training, digest
 from bench.registry import code_digest, find
 
 WHITENING = "bench.backbones._whitening"  # belongs to no unit, and to all trainings that whiten
+FEATURES = "protocols._features"  # extracts what frozen protocols share
 
 
 def slug(text: str) -> str:
@@ -58,6 +59,11 @@ def cell_code(cell: Cell) -> dict[str, str]:
         "protocol": code_digest("protocol", cell.protocol.name),
         "target": code_digest("dataset", cell.aim.dataset.name),
     }
+
+
+def features_code(cell: Cell) -> str:
+    """Digest of the code that stored features of a cell's images come from, whichever protocol reads them."""
+    return digest([str(NUMERICS), closure_digest(FEATURES), code_digest("dataset", cell.aim.dataset.name)])
 
 
 @functools.lru_cache(maxsize=10_000)

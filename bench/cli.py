@@ -143,16 +143,22 @@ def why(cell: str, runs: Path) -> int:
     help="How many trainings to run again.",
 )
 @click.option("--seed", default=0, show_default=True, help="Which ones.")
+@click.option(
+    "--rows", is_flag=True, help="The rows of the suite's table in RESULTS, whose runs are not here."
+)
 @_runs
 @_results
 @_data
-def adopt(suite: str, check: int, seed: int, runs: Path, results: Path, data: Path) -> int:
+def adopt(suite: str, check: int, seed: int, rows: bool, runs: Path, results: Path, data: Path) -> int:
     """Take over results that older code made, after a few of them were run again and came out equal to the bit."""
     from bench import history
 
     loaded, planned = _load(suite)
     places = _places(runs, results, data)
-    taken = history.adopt(planned, places, check, seed, click.echo)
+    if rows:
+        taken = history.adopt_rows(loaded.name, planned, places, check, seed, click.echo)
+    else:
+        taken = history.adopt(planned, places, check, seed, click.echo)
     if taken:
         click.echo(f"{loaded.name}: adopted {taken} trainings")
         return _tell(_write_rows(loaded, planned, places)[1])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import artifacts
+from bench import artifacts, store
 from bench.code import closure
 from bench.launch import Places, Task, executor, tasks
 from bench.planning.plan import Planned, remaining
@@ -99,23 +100,88 @@ def adopt(
         say("nothing to adopt: no result of other code stands where this suite's would")
         return 0
     picked = random.Random(seed).sample(stale, min(count, len(stale)))  # noqa: S311 - a sample, no secret
+    with _run_again([task for task, _ in picked], places) as fresh:
+        for task, old in picked:
+            _compare(task, old, fresh)
+            say(f"equal: {old.name}")
+    for task, old in stale:
+        _take(task, old, places.runs, [o.name for _, o in picked])
+    return len(stale)
+
+
+@contextlib.contextmanager
+def _run_again(todo: Sequence[Task], places: Places) -> Iterator[Path]:
+    """Make trainings and their cells anew, in a folder that is gone afterwards."""
     try:
+        places.runs.mkdir(parents=True, exist_ok=True)
         aside = tempfile.TemporaryDirectory(prefix="adopt", dir=places.runs)
     except OSError as error:
         raise BenchError(
             f"{places.runs}: cannot be written: {error.strerror}; choose another folder with --runs"
         ) from error
     with aside as scratch:
-        fresh = replace(places, runs=Path(scratch))
-        for event in executor(None, [t for t, _ in picked]).run([t for t, _ in picked], fresh):
+        fresh = replace(places, runs=Path(scratch) / "runs")
+        for event in executor(None, todo).run(todo, fresh):
             for problem in event.problems:
                 raise BenchError(f"re-running failed: {problem}")
-        for task, old in picked:
-            _compare(task, old, fresh.runs)
-            say(f"equal: {old.name}")
-    for task, old in stale:
-        _take(task, old, places.runs, [o.name for _, o in picked])
-    return len(stale)
+        yield fresh.runs
+
+
+def adopt_rows(
+    suite: str, planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]
+) -> int:
+    """:func:`adopt` for the suite's table, whoever made its rows: those of ``count`` random trainings are made again.
+
+    Where they are equal to the bit, the rows of all cells of which only the code differs get today's ids; the
+    column ``commit`` goes on saying what made them. Returns how many trainings were taken over.
+    """
+    path = places.results / f"{suite}.csv"
+    rows = store.measured(path)
+    older = {_without_code(cell): cell for cell in rows}
+    today = {artifacts.cell_id(one.cell): one.cell for one in planned}
+    stale = {
+        name: older[_without_code(name)]
+        for name in today
+        if name not in rows and _without_code(name) in older
+    }
+    todo = tasks([one for one in planned if artifacts.cell_id(one.cell) in stale])
+    if not todo:
+        say(f"nothing to adopt: {path} has no rows of other code where this suite's would stand")
+        return 0
+    picked = random.Random(seed).sample(todo, min(count, len(todo)))  # noqa: S311 - a sample, no secret
+    with _run_again(picked, places) as fresh:
+        for task in picked:
+            cells = {artifacts.cell_id(cell) for cell in task.cells}
+            again = fresh.with_suffix(".csv")
+            own = [one for one in planned if artifacts.cell_id(one.cell) in cells]
+            store.write_csv(again, store.collect(suite, own, fresh))
+            made = store.recorded(again)
+            for cell in sorted(cells):
+                if _told(made.get(cell, [])) != _told(rows[stale[cell]]):
+                    raise BenchError(f"{stale[cell]}: comes out differently today: nothing was adopted")
+            say(f"equal: {artifacts.training_id(task.training)}")
+    _rename(path, {old: today[name] for name, old in stale.items()})
+    return len(todo)
+
+
+def _without_code(cell: str) -> tuple[str, str]:
+    """A cell's id without the marks of its training's and its own code."""
+    training, _, name = cell.partition("/")
+    return training.rpartition("-")[0], name.rpartition("-")[0]
+
+
+def _told(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """What must be equal of a cell's rows, in whatever order they stand."""
+    return sorted(tuple(row[c] for c in ("label", "split", *EQUAL_COLUMNS)) for row in rows)
+
+
+def _rename(path: Path, cells: Mapping[str, Cell]) -> None:
+    """Give the rows of these cells, by their old ids, today's."""
+    found = store.recorded(path).items()
+    store.write_csv(
+        path,
+        [row | (store.ids(cells[name]) if name in cells else {}) for name, rows in found for row in rows],
+    )
 
 
 def _old(task: Task, runs: Path) -> Path | None:

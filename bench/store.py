@@ -95,13 +95,10 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         if k not in {"dataset", "labels", "label_split", "label_noise"}
     }
     data["dataset"] = dict(training.data.dataset.settings)
-    folder, _, name = artifacts.cell_id(cell).partition("/")
     info = status.get("data", {})
     row: Row = dict.fromkeys(COLUMNS, "")
     row |= {
         "suite": suite,
-        "cell": name,
-        "training": folder,
         "label": one.label,
         "method": training.method.name,
         "method_settings": _json({**dict(training.method.settings), **_processes(training), **_trial(one)}),
@@ -117,7 +114,6 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "seed": training.seed,
         "precision": training.precision,
         "threads": training.threads,
-        "init": artifacts.training_id(training.init) if training.init else "",
         "protocol": cell.protocol.name,
         "protocol_settings": _json({**dict(cell.protocol.settings), **_aimed(cell)}),
         "dataset": cell.aim.dataset.name,
@@ -126,9 +122,20 @@ def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
         "train_seconds": status.get("train_seconds", ""),
         "images_seen": status.get("images_seen", ""),
         "peak_memory_mb": status.get("peak_memory_mb", ""),
-        "code_digest": f"{folder[-8:]}:{name[-8:]}",
     }
-    return row
+    return row | ids(cell)
+
+
+def ids(cell: Cell) -> Row:
+    """The columns that say by which code a row stands where it does."""
+    training, _, name = artifacts.cell_id(cell).partition("/")
+    init = cell.training.init
+    return {
+        "cell": name,
+        "training": training,
+        "init": artifacts.training_id(init) if init else "",
+        "code_digest": f"{training[-8:]}:{name[-8:]}",
+    }
 
 
 def _processes(training: Training) -> dict[str, Any]:

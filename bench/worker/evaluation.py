@@ -103,7 +103,8 @@ def _evaluate(
             raise BenchError(f"{path}: not the weights that were trained; delete it and it is made again")
         model = _variant(model, cell.variant).eval()
         _check_model(evaluation, model, cell)
-        session.weights_digest = digest([artifacts.training_id(training), cell.variant, found], 32)
+        known = [artifacts.training_id(training), cell.variant, found, artifacts.features_code(cell)]
+        session.weights_digest = digest(known, 32)
         session.taps = taps(cell, model)
         session.assigned, session.assigned_labels = assigned
         before = traps.state(model)

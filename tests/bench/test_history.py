@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -158,6 +159,45 @@ def test_a_protocols_harmless_change_is_taken_over_too(here, finished, bench, ed
     assert "adopted 2 trainings" in bench("adopt", finished).out
     assert [(r["training"], r["value"]) for r in rows(finished, home)] == before
     assert bench("why", cell_of(finished)).out.endswith("up to date\n")
+
+
+def test_rows_whose_runs_are_elsewhere_are_taken_over(here, finished, bench, edit, home):
+    table = home / "results" / "toy.csv"
+    before = store.recorded(table)
+    shutil.rmtree(home / "runs")
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    assert "nothing to adopt" in bench("adopt", finished).out  # which looks at runs
+    done = bench("adopt", finished, "--rows", "--check", 1)
+    assert done.code == 0, done.err
+    assert "adopted 2 trainings" in done.out
+    assert done.out.count("equal: ") == 1
+    after = store.recorded(table)
+    today = {artifacts.cell_id(p.cell) for p in plan.cells(load(str(finished)))}
+    assert set(after) == today
+    assert not today & set(before)
+    for old, new in zip(before.values(), after.values(), strict=True):
+        for was, now in zip(old, new, strict=True):
+            changed = {column for column in was if was[column] != now[column]}
+            assert changed == {"training", "code_digest"}  # a training's code, not a protocol's
+    assert names(home) == []
+    assert "nothing to adopt" in bench("adopt", finished, "--rows").out
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("walker.py", ".mean() - 1 +", ".mean() - 1.01 +"),
+        ("norms.py", "float(norm) * self.factor", "float(norm) * self.factor * (1 + 2.0**-52)"),
+    ],
+)
+def test_rows_that_come_out_differently_are_refused(here, finished, bench, edit, home, file, old, new):
+    table = home / "results" / "toy.csv"
+    before = table.read_bytes()
+    edit(file, old, new)
+    done = bench("adopt", finished, "--rows")
+    assert done.code == 2
+    assert "comes out differently today: nothing was adopted" in done.err
+    assert table.read_bytes() == before
 
 
 def test_code_that_fails_today_adopts_nothing(here, finished, bench, edit):

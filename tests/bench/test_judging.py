@@ -12,7 +12,7 @@ import torch
 import torchvision
 from sklearn.metrics import normalized_mutual_info_score
 
-from bench import registry, tensors, worker
+from bench import artifacts, registry, tensors, worker
 from bench.artifacts import cell_id, file_digest, folder, training_id
 from bench.data import _write_voc
 from bench.data.scenes import Scenes
@@ -131,6 +131,43 @@ def test_a_protocol_that_moves_statistics_is_told(judge, monkeypatch):
     assert all(
         r["reason"].startswith("warning: the model changed while it was judged (encoder.trunk") for r in rows
     )
+
+
+def test_features_of_other_code_are_not_read(judge, home, monkeypatch):
+    """What protocols share is kept by the code that extracts it, and by the images' own."""
+    text = f"{SMALL}{DIGITS}[methods]\nrandom = {{}}\n[protocols]\nknn = {{k = [5]}}\nlinear_svm = {{costs = [1.0]}}\n"
+    kept = home / "cache" / "features"
+
+    def files():
+        return {path.name for path in kept.iterdir()}
+
+    judge(text)
+    first = files()
+    judge(text.replace("k = [5]", "k = [6]"))
+    assert files() == first
+    monkeypatch.setattr(artifacts, "features_code", lambda _: "another version")
+    judge(text.replace("k = [5]", "k = [7]"))
+    assert len(files() - first) == len(first)
+
+
+def test_the_mark_of_features_names_their_code(monkeypatch):
+    cells = [
+        p.cell
+        for p in plan.cells(
+            parse(
+                tomllib.loads(
+                    f"{SMALL}{DIGITS}[methods]\nrandom = {{}}\n[protocols]\nknn = {{}}\nlinear_svm = {{}}\n"
+                ),
+                Path("mine.toml"),
+            )
+        )
+    ]
+    marks = {artifacts.features_code(cell) for cell in cells}
+    assert len(marks) == 1  # shared by protocols
+    for name, value in (("closure_digest", lambda _: "x"), ("code_digest", lambda *_: "x"), ("NUMERICS", -1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(artifacts, name, value)
+            assert artifacts.features_code(cells[0]) not in marks
 
 
 def test_half_precision_is_another_cell_whose_rows_say_so(judge):
