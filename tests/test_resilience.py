@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parent.parent
 KILLS = 10
 
 SUITE = """
-seeds = 2
 budget = 6000
 backbone = {name = "alexnet_small", widths = [8, 8, 8, 8, 8], stem_stride = 1}
 data = {dataset = {name = "digits", side = 16}, labels = 100}
@@ -68,7 +67,7 @@ def test_killed_ten_times_ends_with_the_same_numbers(tmp_path):
     started = time.monotonic()
     expected = _finish(calm)
     span = time.monotonic() - started
-    assert len({row[:3] for row in expected}) == 12
+    assert len({row[:3] for row in expected}) == 6
     assert {row[4] for row in expected} == {"ok"}
     moments, landed, process = random.Random(0), 0, _start(wild)
     while landed < KILLS:

@@ -70,7 +70,7 @@ CASES = {
         2,
         16,
     ),
-    "mean_teacher": ({"batch_size": 100}, Unit.of("conv_large", {"width": 0.5}), 32, 1, 8),
+    "mean_teacher": ({"batch_size": 50}, Unit.of("conv_large", {"width": 0.5}), 32, 1, 8),
 }
 # Two methods stand for all in bfloat16; a CPU that has none of its own takes seconds a step: few small ones.
 JUDGED = [*itertools.product(CASES, ["fp32"]), ("rotation", "bf16"), ("mean_teacher", "bf16")]
