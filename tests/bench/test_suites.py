@@ -112,6 +112,7 @@ def test_every_table_is_made_of_no_result_and_finds_its_published_numbers(planne
     "name",
     [
         "imagenet_linear",
+        "imagenet_voc",
         "imagenet_recipes",
         "imagenet_semi",
         "cifar_svhn",
@@ -243,6 +244,23 @@ def test_views_of_cifar_are_the_releases(planned):
     probes = [c.cell.protocol for c in cells if c.cell.protocol.name in {"mlp_probe", "fine_tune"}]
     for probe in probes:
         assert settings(probe, "augment", "padding") == ("crop_flip", "zeros")
+
+
+def test_transfer_to_voc_trains_nothing_that_the_probes_do_not(planned):
+    cells = planned("imagenet_voc")
+    assert set(plan.trainings(cells)) <= set(plan.trainings(planned("imagenet_linear")))
+    assert {p.cell.aim.validation for p in cells} == {0}
+    columns = [(p.label, p.cell.protocol.name, p.cell.protocol.get("train")) for p in cells]
+    kinds = [("voc_classification", "fc6-8"), ("voc_classification", "all")]
+    kinds += [("voc_detection", None), ("voc_segmentation", None)]
+    assert set(columns) == {(p.label, *kind) for p in cells for kind in kinds}
+    assert len(columns) == len(set(columns)) == 15 * 4
+    for p in cells:
+        lists = settings(p.cell.aim.dataset, "task", "train", "test")
+        wanted = ("segmentation", "sbd_train", "seg11valid")
+        assert lists == (
+            wanted if p.cell.protocol.name == "voc_segmentation" else ("main", "trainval", "test")
+        )
 
 
 def test_networks_of_patches_end_in_pool5(planned):
