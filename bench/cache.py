@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from bench.contracts import Cache
 from bench.records import BenchError
 
 DEFAULT_GB = 8.0
+UNFINISHED_SECONDS = 3600.0  # after which nobody is taken to be writing a file any more
 
 
 def _limit(text: str | float) -> float:
@@ -62,10 +64,13 @@ class FileCache(Cache):
 
     def _make_room(self, size: int) -> None:
         files = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self.folder.glob("*"):
             with contextlib.suppress(OSError):  # another process may have deleted it
                 stat = path.stat()
-                files.append((stat.st_mtime, stat.st_size, path))
+                if path.name.startswith(".") and stat.st_mtime < time.time() - UNFINISHED_SECONDS:
+                    path.unlink()  # its writer was killed
+                else:
+                    files.append((stat.st_mtime, stat.st_size, path))
         total = size + sum(s for _, s, _ in files)
         for _, used, path in sorted(files):
             if total <= self.limit:

@@ -103,7 +103,11 @@ def _is_final(csv: Path, planned: Sequence[Any]) -> bool:
 
     with contextlib.suppress(OSError):
         if not re.search(rb",(failed|oom|timeout|killed|pending),", csv.read_bytes()):
-            return {artifacts.cell_id(p.cell) for p in planned} <= store.recorded(csv).keys()
+            rows = store.recorded(csv)
+            return all(
+                any(row["label"] == p.label for row in rows.get(artifacts.cell_id(p.cell), ()))
+                for p in planned
+            )
     return False
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import abc
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +103,7 @@ class LocalProcesses(Executor):
     def __init__(self, count: int, tick: float | None = None) -> None:
         self.count, self.tick, self.pausing = count, tick, False
         self.busy: dict[int, Task] = {}
+        self.begun: dict[int, float] = {}
         self.sentences: dict[int, dict[str, str]] = {}
         self.events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self.workers: dict[int, subprocess.Popen[str]] = {}
@@ -112,7 +115,7 @@ class LocalProcesses(Executor):
             while True:
                 while (task := self._next(waiting)) is not None:
                     key = idle.pop() if idle else self._start()
-                    self.busy[key] = task
+                    self.busy[key], self.begun[key] = task, time.time()
                     self._send(key, task, places)
                     yield Event("start", task)
                 if not self.busy:
@@ -171,7 +174,7 @@ class LocalProcesses(Executor):
             if self.pausing and key not in self.sentences:
                 return Event("paused", task)
             outcome = self.sentences.pop(key, None) or _death(code)
-            return Event("end", task, problems=[record(task, outcome, places)])
+            return Event("end", task, problems=[record(task, outcome, places, self.begun[key])])
         if message["event"] == "fatal":
             return Event("fatal", task, what=message["reason"])
         if message["event"] == "paused":
@@ -259,17 +262,24 @@ def _death(code: int) -> dict[str, str]:
     return {"status": "killed", "reason": reason}
 
 
-def record(task: Task, outcome: dict[str, str], places: Places) -> str:
-    """A task was ended without a word of its own: what it was doing is marked, so that a table can say so."""
+def record(task: Task, outcome: dict[str, str], places: Places, since: float = math.inf) -> str:
+    """A task was ended without a word of its own: what it was doing is marked, so that a table can say so.
+
+    :param since: when it was begun: cells that have failed by themselves since then are not what it was doing.
+    """
     files = artifacts.folder(places.runs, task.training)
     if (artifacts.read_json(files.status) or {}).get("status") != "ok":
         _mark(files.status, outcome)
     else:
         done = artifacts.outcomes(places.runs, task.training)
         names = [n for n in map(artifacts.cell_name, task.cells) if n not in done]
-        for name in names[:1]:
+        for name in [n for n in names if not _written(files.failed(n), since)][:1]:
             _mark(files.failed(name), outcome)
     return f"{files.path.name}: {outcome['reason']}"
+
+
+def _written(path: Path, since: float) -> bool:
+    return path.exists() and path.stat().st_mtime >= since
 
 
 def _mark(path: Path, outcome: dict[str, str]) -> None:

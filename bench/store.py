@@ -63,13 +63,17 @@ def keeping(rows: Iterable[Row], path: Path) -> list[Row]:
     before, out = measured(path), []
     for row in rows:
         found = before.get(f"{row['training']}/{row['cell']}", []) if row["status"] == "pending" else []
-        named = (
-            "label",
-            "method_settings",
-        )  # the same cell may stand under two names, or be two trials of a search
-        own = [{**one, "suite": row["suite"]} for one in found if all(one[k] == row[k] for k in named)]
-        out += own or [row]
+        # The same cell may stand under two names, or be two trials of a search: its numbers are the same.
+        named = {key: row[key] for key in ("suite", "label", "method_settings")}
+        own = [one for one in found if _name(one) == _name(row)] or [
+            one for one in found if _name(one) == _name(found[0])
+        ]
+        out += [one | named for one in own] or [row]
     return out
+
+
+def _name(row: Row) -> tuple[Any, Any]:
+    return row["label"], row["method_settings"]
 
 
 def _cell_rows(suite: str, one: Planned, status: Mapping[str, Any], runs: Path) -> list[Row]:

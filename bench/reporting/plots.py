@@ -98,11 +98,15 @@ def losses(curves: Mapping[str, Path]) -> bytes:
         for axes in grid.flat[len(curves) :]:
             axes.axis("off")
         for axes, (label, path) in zip(grid.flat, curves.items(), strict=False):
-            found = pd.read_parquet(path)
+            axes.set_title(label, loc="left", fontsize=9)
+            try:
+                found = pd.read_parquet(path)
+            except (OSError, ValueError):
+                axes.text(0.5, 0.5, "curves.parquet is damaged", ha="center", transform=axes.transAxes)
+                continue
             for i, name in enumerate([c for c in found.columns if c != "step"][:few]):
                 color, _, dash = look(i)
                 axes.plot(found["step"], found[name], color=color, linestyle=dash, linewidth=1, label=name)
-            axes.set_title(label, loc="left", fontsize=9)
             axes.legend(fontsize=6.5, frameon=False)
             axes.tick_params(labelsize=7)
             bare(axes, horizontal=True)
@@ -148,6 +152,9 @@ def figure(rows: pd.DataFrame, block: Mapping[str, Any], where: str = "figure") 
     FigureCanvasAgg(made)
     axes = made.add_subplot()
     if kind == "bars":
+        if len(found.columns) > 1:
+            several = ", ".join(str(key[0]) for key in found.columns)
+            raise BenchError(f"{place}: bars are of one metric, not of {several}: draw a figure of each")
         bars(axes, curves)
         axes.set_xlabel(_metric(found))
     else:

@@ -58,6 +58,7 @@ class Grid:
     footnotes: Footnotes
     digits: int | None
     told: list[str] = field(default_factory=list)
+    decimals: dict[tuple[str, Key], int] = field(default_factory=dict)  # of a column, by its head and key
 
     @property
     def query(self) -> Query:
@@ -232,8 +233,11 @@ def _number(found: statistics.Interval, digits: int) -> str:
 def _digits(made: Grid, column: Column) -> int:
     if made.digits is not None:
         return made.digits
-    values = [abs(v) for row in made.rows for v in made.runs(row, column).values()]
-    return decimals(max(values, default=100.0))
+    known = column.head, column.key
+    if known not in made.decimals:
+        values = [abs(v) for row in made.rows for v in made.runs(row, column).values()]
+        made.decimals[known] = decimals(max(values, default=100.0))
+    return made.decimals[known]
 
 
 def _kinds(column: Column) -> list[str]:

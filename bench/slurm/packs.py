@@ -199,9 +199,13 @@ def _following(pack: Sequence[tuple[Work, tuple[Work, ...]]], resources: Resourc
 def _chains(
     found: Sequence[tuple[Work, tuple[Work, ...]]],
 ) -> list[list[tuple[Work, tuple[Work, ...]]]]:
-    """A training that starts from another stands after it, in the same chain; a chain is never split."""
+    """A training that starts from another stands after it, in the same chain; a chain is never split.
+
+    What asks for other resources than the chain's first follows it in a job of its own, with what starts from it.
+    """
     chains: dict[Training, list[tuple[Work, tuple[Work, ...]]]] = {}
     lead: dict[Training, Training] = {}
+    apart: dict[Training, Resources] = {}
     alone = []
     for one in found:
         training = one[0].task.training
@@ -210,7 +214,14 @@ def _chains(
             continue
         first = lead.get(training.init, training) if training.init else training
         lead[training] = first
-        chains.setdefault(first, []).append(one)
+        chain = chains.setdefault(first, [])
+        before = apart.get(training.init) if training.init else None
+        if chain and (before or one[0].resources != chain[0][0].resources):
+            apart[training] = before or one[0].resources
+            follower = dataclasses.replace(one[0], resources=apart[training])
+            chain[0] = chain[0][0], (*chain[0][1], follower, *one[1])
+        else:
+            chain.append(one)
     return [*chains.values(), *alone]
 
 

@@ -275,7 +275,8 @@ class Beat:
 
     def _saved(self, task: Task) -> float:
         path = artifacts.folder(self.places.runs, task.training).path
-        found = [path / "checkpoint.safetensors", path / "model.safetensors", *path.glob("work/*/*/check*")]
+        found = [path / "checkpoint.safetensors", path / "model.safetensors"]
+        found += [*path.glob("work/*/*/check*"), *path.glob("cells/*.json")]
         return max((f.stat().st_mtime for f in found if f.exists()), default=0.0)
 
     def note(self, event: Event) -> None:

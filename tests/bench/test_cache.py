@@ -56,6 +56,18 @@ def test_the_longest_unread_goes_when_it_is_full(tmp_path):
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= cache.limit
 
 
+def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(cache):
+    cache.put("a", torch.ones(3))
+    left, new = (cache.folder / f".x.safetensors.{name}" for name in ("left", "new"))
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (time.time() - 2 * 3600,) * 2)
+    cache.put("b", torch.ones(3))
+    assert not left.exists()
+    assert new.exists()
+    assert cache.get("a") is not None
+
+
 def test_the_bound_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE_GB", "0.5")
     assert FileCache(tmp_path).limit == 5e8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench import launch, store
-from bench.artifacts import folder, read_json
+from bench.artifacts import cell_name, folder, read_json
 from bench.launch import InProcess, LocalProcesses, Places, Task
 from bench.planning import plan
 from bench.planning.suite import load
@@ -284,3 +285,18 @@ def test_a_death_in_an_evaluation_marks_that_cell_and_keeps_the_training(suite, 
     )
     assert read_json(files.status) == {"status": "ok"}
     assert [r["status"] for r in rows(path, places)] == ["killed", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("since", "statuses"), [(0.0, ["failed", "killed"]), (math.inf, ["killed", "pending"])]
+)
+def test_a_death_is_not_that_of_a_cell_that_has_failed_just_before(suite, todo, places, since, statuses):
+    path = suite(protocols="norms = {factor = [1, 2]}")
+    (task,) = todo(path)
+    files = folder(places.runs, task.training)
+    failed = files.failed(cell_name(task.cells[0]))
+    failed.parent.mkdir(parents=True)
+    files.status.write_text(json.dumps({"status": "ok"}))
+    failed.write_text(json.dumps({"status": "failed", "reason": "no", "attempt": 1}))
+    launch.record(task, launch._death(-9), places, since)
+    assert [r["status"] for r in rows(path, places)] == statuses

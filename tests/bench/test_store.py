@@ -133,6 +133,22 @@ def test_trials_of_a_search_that_are_the_same_cell_keep_a_row_each(home, suite, 
     assert [(r["training"], r["cell"], r["label"], r["status"], r["value"]) for r in rows] == whole
 
 
+def test_rows_of_a_label_that_was_renamed_stay(home, suite, bench):
+    table = home / "results" / "toy.csv"
+    assert bench("run", suite(), "--jobs", 0).code == 0
+    before = numbers(table)
+    shutil.rmtree(home / "runs")
+    path = suite("[methods]\nstroller = {use = 'walker'}\ntwin = {use = 'walker'}")
+    done = bench("run", path, "--jobs", 0, "--missing")
+    assert done.code == 0, done.err
+    assert trained(home) == []
+    after = numbers(table)
+    assert {row[2] for row in after} == {"stroller", "twin"}
+    for label in ("stroller", "twin"):
+        own = [row for row in after if row[2] == label]
+        assert [(*row[:2], *row[3:]) for row in own] == [(*row[:2], *row[3:]) for row in before]
+
+
 def test_a_torn_line_of_a_table_costs_its_own_cell(home, suite, bench):
     path, table = suite(top="seeds = 2"), home / "results" / "toy.csv"
     assert bench("run", path, "--jobs", 0).code == 0

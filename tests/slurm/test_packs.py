@@ -94,6 +94,20 @@ def test_a_training_stands_behind_the_one_that_it_starts_from_in_the_same_job(ma
     assert [[w.task.training.seed for w in p] for p in array.packs] == [[2, 0], [1]]
 
 
+def test_what_starts_from_another_keeps_its_own_resources(made):
+    found, policy = made(top="seeds = 4")
+    (a, _), (b, _), (c, _), (d, _) = found
+    large = replace(a.resources, mem=3 * a.resources.mem)
+    after = replace(b.task, training=replace(b.task.training, init=a.task.training))
+    last = replace(c.task, training=replace(c.task.training, init=after.training))
+    chain = [(a, ()), (replace(b, task=after, resources=large), ()), (replace(c, task=last), ()), (d, ())]
+    lead, follower = packs.arrays(chain, replace(policy, pack=0), 1000)[:2]
+    assert [[w.task.training.seed for w in p] for p in lead.packs] == [[0]]
+    assert (lead.resources.mem, follower.resources.mem, follower.follows) == (a.resources.mem, large.mem, 0)
+    assert [[w.task.training.seed for w in p] for p in follower.packs] == [[1, 2]]
+    assert all(w.train for w in follower.works)
+
+
 def test_jobs_wait_for_those_that_make_the_same_model(made):
     name = artifacts.training_id(made(top="seeds = 2")[0][0][0].task.training)
     found, policy = made(top="seeds = 2", owners={name: ("12_3",)})

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from bench import store
+from bench import artifacts, store
 from bench.launch import Places
 from bench.planning import plan
 from bench.planning.suite import load
@@ -151,6 +151,23 @@ def test_what_cannot_save_in_a_time_slice_is_given_up_after_three(suite, places,
         "timeout",
         "nothing could be saved in 3 time slices: ask for more time",
     )
+
+
+def test_a_cell_a_time_slice_is_progress(suite, places, written):
+    path = suite(protocols="norms = {factor = [1, 2, 3, 4, 5]}")
+    made = written(path)
+    record = json.loads(made.file("packs", 0).read_text())["tasks"][0]
+    cells = [p.cell for p in plan.cells(load(str(path)))]
+    files = artifacts.folder(places.runs, cells[0].training)
+    (files.path / "cells").mkdir(parents=True)
+    files.status.write_text(json.dumps({"status": "ok"}))
+    for done, cell in enumerate(cells[:4]):
+        beat = Beat(made, 0, 1, places)
+        assert len(beat.without_hopeless([beat.left(record)])) == 1
+        beat.write(force=True)
+        file = files.cell(artifacts.cell_name(cell))
+        file.write_text(json.dumps({"status": "ok"}))
+        os.utime(file, (1000 + done,) * 2)
 
 
 def test_a_pickle_holds_a_folder_and_a_number(home):

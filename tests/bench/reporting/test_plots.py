@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,12 +145,18 @@ def test_bars_without_a_number_say_why():
         ({"kind": "vary"}, 'kind "vary" needs x'),
         ({"kind": "layers", "metrc": "x"}, "unknown key 'metrc'; did you mean 'metric'?"),
         ({"kind": "layers", "labels": ["q"]}, "no row has label = 'q'"),
+        (
+            {"kind": "bars", "metric": ["top1", "lr"], "where": {"layer": "conv1"}},
+            "bars are of one metric, not of top1, lr",
+        ),
         ({"kind": "vary", "x": "bugdet"}, "rows have no column 'bugdet'; did you mean 'budget'?"),
     ],
 )
 def test_slips_are_told_in_one_line(block, says):
+    rows = KINDS["layers"][1]
+    rows = pd.concat([rows, rows.assign(metric="lr")]) if "metric" in block else rows
     with pytest.raises(BenchError, match=r"^s\.toml: figure f: ") as caught:
-        plots.figure(KINDS["layers"][1], {"name": "f", "metric": "top1", **block}, "s.toml: figure")
+        plots.figure(rows, {"name": "f", "metric": "top1", **block}, "s.toml: figure")
     assert says in str(caught.value)
 
 

@@ -155,6 +155,10 @@ def test_pictures_and_losses_of_runs_are_shown(tmp_path):
     assert section.figures[0]["title"].startswith("Losses")
     content = section.figures[0]["src"].partition(",")[2]
     assert base64.b64decode(content)[:4] == b"\x89PNG"
+    (folder / "curves.parquet").write_bytes(b"half a file")  # costs its own panel
+    again = report.of_suite(made, tables.frame(rows), tmp_path, report.Pool())
+    assert again.figures[0]["title"].startswith("Losses")
+    assert again.figures[0]["src"] != section.figures[0]["src"]
 
 
 def test_the_command(bench, home):
