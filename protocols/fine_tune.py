@@ -21,14 +21,16 @@ from bench.contracts import (
     Samples,
     Target,
     TargetNeeds,
+    initialize,
 )
 from bench.records import later
 from bench.training import DivergedError, Schedule, descend, epoch_batches, set_rate, sgd
+from protocols._dense import NORMS, learned, parts_above
 from protocols._features import frozen, in_order
 from protocols._scores import accuracies, best, labeled
 from protocols._views import AUGMENTS, PADDINGS, center_view, random_view
 
-NORMS = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - torch has no public name for it
+GRID = 6  # pool5's side
 Batch: TypeAlias = "tuple[Tensor, Tensor]"  # images (N, 3, h, w), labels (N,)
 
 
@@ -40,7 +42,8 @@ class FineTune(Evaluation):
 
     :param learning_rates: each is a training of its own; validation chooses.
     :param from_layer: what lies above this layer is made anew (as RotNet's non-linear classifiers); "":
-        nothing is.
+        nothing is. ``hidden``: where no fully connected layers are among it, two of so many units are put on the
+        last maps, averaged to 6x6, as AlexNet's fc6 and fc7; 0: none.
     :param freeze: what lies up to ``from_layer`` ("": the whole encoder) keeps its weights and statistics.
     :param augment: the views of training, see :func:`protocols._views.random_view`.
     :param side: of the crop (0: the images as they are, padded by ``pad`` pixels when they are cropped, by
@@ -70,6 +73,7 @@ class FineTune(Evaluation):
     pad: int = 4
     batch_norm: str = "train"
     padding: str = later("reflect")
+    hidden: int = later(0)
 
     def __post_init__(self) -> None:
         choices = {"augment": AUGMENTS, "batch_norm": ("train", "frozen"), "padding": PADDINGS}
@@ -130,7 +134,8 @@ class _Tuning:
         """On a copy: other protocols judge the model after this one."""
         protocol, generator = self.protocol, self.run.generator("fine_tune")
         settled = protocol.batch_norm == "frozen" or protocol.freeze
-        net = _Tuned(copy.deepcopy(encoder), protocol.from_layer, classes, settled, generator)
+        anew = protocol.from_layer, protocol.hidden
+        net = _Tuned(copy.deepcopy(encoder), *anew, classes, settled, generator)
         net.encoder.requires_grad_(not protocol.freeze)
         return net.to(self.run.device)
 
@@ -188,16 +193,38 @@ class _Tuning:
             return torch.cat([self.net(view).float().cpu() for (view,) in views])
 
 
+def _above(encoder: Encoder, layer: str, hidden: int, generator: torch.Generator) -> tuple[nn.Module, int]:
+    """What is made anew above a layer, and its width."""
+    above, parts = encoder.above(layer, generator), parts_above(encoder, layer)
+    if not hidden or parts is None or learned(encoder.top):
+        return above.requires_grad_(), encoder.dim
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(GRID), nn.Flatten()]
+    for fan_in in (encoder.channels[encoder.layers[-1]] * GRID**2, hidden):
+        layers += [nn.Linear(fan_in, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+    connected = nn.Sequential(*layers)
+    initialize(connected, generator)
+    return nn.Sequential(*list(above.children())[: len(parts)], connected).requires_grad_(), hidden
+
+
 class _Tuned(nn.Module):
     """An encoder, what was made anew above one of its layers (if any), and a linear classifier."""
 
     def __init__(
-        self, encoder: Encoder, layer: str, classes: int, frozen_norm: bool, generator: torch.Generator
+        self,
+        encoder: Encoder,
+        layer: str,
+        hidden: int,
+        classes: int,
+        frozen_norm: bool,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.encoder, self.layer, self.frozen_norm = encoder, layer, frozen_norm
-        self.above = encoder.above(layer, generator).requires_grad_() if layer else None
-        self.head = nn.Linear(encoder.dim, classes)
+        self.above: nn.Module | None = None
+        width = encoder.dim
+        if layer:
+            self.above, width = _above(encoder, layer, hidden, generator)
+        self.head = nn.Linear(width, classes)
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.01)
             self.head.bias.zero_()

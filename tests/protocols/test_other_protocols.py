@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import protocols
+from bench.backbones.alexnet import AlexNet
 from bench.contracts import BenchError, Evaluation, Samples, Target
 from bench.training import DivergedError
+from protocols import fine_tune
 from protocols.error import Error
 from protocols.fine_tune import FineTune
 from protocols.linear_svm import LinearSvm
@@ -208,3 +210,25 @@ def test_fine_tuning_that_diverges_says_so(model, target, make_run):
 def test_unknown_words_are_refused(cls):
     with pytest.raises(BenchError):
         cls(**{"augment" if cls is FineTune else "optimizer": "x"})
+
+
+def test_a_network_without_fc6_and_fc7_gets_them_above_what_is_kept(model, target, make_run):
+    """RotNet, table 4: its classifiers stand on pool5's 6 x 6 places, and have batch norm."""
+    generator = torch.Generator().manual_seed(0)
+    for layer, convolutions in (("conv1", 1), ("conv2", 0)):
+        above, width = fine_tune._above(model.encoder, layer, 8, generator)
+        kinds = [type(part) for part in above.modules() if not isinstance(part, torch.nn.Sequential)]
+        kept = [torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.ReLU] * convolutions
+        fully = [torch.nn.Linear, torch.nn.BatchNorm1d, torch.nn.ReLU]
+        assert kinds == [*kept, torch.nn.AdaptiveAvgPool2d, torch.nn.Flatten, *fully, *fully]
+        assert (width, [p.in_features for p in above.modules() if isinstance(p, torch.nn.Linear)]) == (
+            8,
+            [16 * 36, 8],
+        )
+        assert above(torch.rand(4, 8 * (2 - convolutions), 8, 8)).shape == (4, 8)
+    tall = AlexNet(variant="rotnet").build(generator=generator, width=0.03125)
+    assert fine_tune._above(tall, "conv4", 8, generator)[1] == tall.dim  # it has its own
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tuned = dataclasses.replace(TUNE, from_layer="conv2", freeze=True, hidden=8, epochs=8)
+    assert _by(tuned.evaluate(model, target, make_run()))["top1", "test"] > 60
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
