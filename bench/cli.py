@@ -144,7 +144,7 @@ def why(cell: str, runs: Path) -> int:
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="How many trainings to run again.",
+    help="How many trainings to run again, of different methods first.",
 )
 @click.option("--seed", default=0, show_default=True, help="Which ones.")
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import shutil
 import tempfile
@@ -90,7 +91,7 @@ def _why_cell(folder: Path, name: str) -> list[str]:
 def adopt(
     planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]
 ) -> int:
-    """Re-run ``count`` random stale trainings; where all are equal to the bit, take over the rest.
+    """Re-run ``count`` stale trainings, of different methods first; where all are equal to the bit, take over the rest.
 
     Returns how many trainings were taken over.
     """
@@ -99,14 +100,25 @@ def adopt(
     if not stale:
         say("nothing to adopt: no result of other code stands where this suite's would")
         return 0
-    picked = random.Random(seed).sample(stale, min(count, len(stale)))  # noqa: S311 - a sample, no secret
-    with _run_again([task for task, _ in picked], places) as fresh:
-        for task, old in picked:
+    folders = dict(stale)
+    picked = _sample(list(folders), count, seed)
+    with _run_again(picked, places) as fresh:
+        for task in picked:
+            old = folders[task]
             _compare(task, old, fresh)
             say(f"equal: {old.name}")
     for task, old in stale:
-        _take(task, old, places.runs, [o.name for _, o in picked])
+        _take(task, old, places.runs, [folders[task].name for task in picked])
     return len(stale)
+
+
+def _sample(stale: Sequence[Task], count: int, seed: int) -> list[Task]:
+    """Random ones, of as many different units' code as there can be."""
+    by_code: dict[str, list[Task]] = {}
+    for task in random.Random(seed).sample(stale, len(stale)):  # noqa: S311 - a sample, no secret
+        by_code.setdefault(artifacts.training_id(task.training)[-8:], []).append(task)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_code.values()))
+    return [task for task in turns if task is not None][:count]
 
 
 @contextlib.contextmanager
@@ -148,7 +160,7 @@ def adopt_rows(
     if not todo:
         say(f"nothing to adopt: {path} has no rows of other code where this suite's would stand")
         return 0
-    picked = random.Random(seed).sample(todo, min(count, len(todo)))  # noqa: S311 - a sample, no secret
+    picked = _sample(todo, count, seed)
     with _run_again(picked, places) as fresh:
         for task in picked:
             cells = {artifacts.cell_id(cell) for cell in task.cells}

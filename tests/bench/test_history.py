@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench import artifacts, history, store
+from bench import artifacts, history, launch, store
 from bench.launch import InProcess
 from bench.planning import plan
 from bench.planning.suite import load
@@ -181,6 +181,17 @@ def test_rows_whose_runs_are_elsewhere_are_taken_over(here, finished, bench, edi
             assert changed == {"training", "code_digest"}  # a training's code, not a protocol's
     assert names(home) == []
     assert "nothing to adopt" in bench("adopt", finished, "--rows").out
+
+
+def test_what_is_run_again_is_of_different_methods_first(suite, bench, home):
+    path = suite("[methods]\nwalker = {}\nnamer = {}\nplain = {use = 'walker', noise = 0.1}", top="seeds = 4")
+    planned = plan.cells(load(str(path)))
+    stale = launch.tasks(planned)
+    for seed in range(5):
+        picked = history._sample(stale, 2, seed)
+        assert {task.training.method.name for task in picked} == {"walker", "namer"}
+    assert len(history._sample(stale, 100, 0)) == len(stale) == len(set(history._sample(stale, 100, 0)))
+    assert history._sample(stale, 3, 0) != history._sample(stale, 3, 1)
 
 
 @pytest.mark.parametrize(
