@@ -165,6 +165,7 @@ def adopt(suite: str, check: int, seed: int, rows: bool, runs: Path, results: Pa
         taken = history.adopt(planned, places, check, seed, click.echo)
     if taken:
         click.echo(f"{loaded.name}: adopted {taken} trainings")
+    if taken and not rows:  # rows of a table are renamed where they stand, and no other one is touched
         return _tell(_write_rows(loaded, planned, places)[1])
     return 0
 

@@ -183,6 +183,20 @@ def test_rows_whose_runs_are_elsewhere_are_taken_over(here, finished, bench, edi
     assert "nothing to adopt" in bench("adopt", finished, "--rows").out
 
 
+def test_rows_that_are_not_taken_over_stay_as_they_were(here, suite, bench, edit, home):
+    """Those of other settings too, which a run would drop."""
+    both = "[methods]\nwalker = {}\nother = {use = 'walker', noise = %s}"
+    table = home / "results" / "toy.csv"
+    assert bench("run", suite(both % 0.25), "--jobs", 0).code == 0
+    before = table.read_text().splitlines()
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    assert "adopted 1 trainings" in bench("adopt", suite(both % 0.5), "--rows").out
+    after = table.read_text().splitlines()
+    assert len(after) == len(before)
+    kept = [line for line in after if line in before]
+    assert len(kept) == 1 + sum(",other," in line for line in before)
+
+
 def test_what_is_run_again_is_of_different_methods_first(suite, bench, home):
     path = suite("[methods]\nwalker = {}\nnamer = {}\nplain = {use = 'walker', noise = 0.1}", top="seeds = 4")
     planned = plan.cells(load(str(path)))
