@@ -142,7 +142,7 @@ def _run_again(todo: Sequence[Task], places: Places) -> Iterator[Path]:
 def adopt_rows(
     suite: str, planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]
 ) -> int:
-    """:func:`adopt` for the suite's table, whoever made its rows: those of ``count`` random trainings are made again.
+    """:func:`adopt` for the suite's table, whoever made its rows: those of ``count`` trainings are made again.
 
     Where they are equal to the bit, the rows of all cells of which only the code differs get today's ids; the
     column ``commit`` goes on saying what made them. Returns how many trainings were taken over.
