@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KILLS = 10
 
 SUITE = """
-budget = 6000
+budget = 3000
 backbone = {name = "alexnet_small", widths = [8, 8, 8, 8, 8], stem_stride = 1}
 data = {dataset = {name = "digits", side = 16}, labels = 100}
 [methods]
@@ -27,7 +27,7 @@ supervised = {batch_size = 20, lr = 0.05}
 mean_teacher = {batch_size = 50, labeled_batch = 10}
 [protocols]
 knn = {k = 10}
-linear_probe = {augment = "none", epochs = 4, pooling = "adaptive_avg", size = 2}
+linear_probe = {augment = "none", epochs = 2, pooling = "adaptive_avg", size = 2}
 """
 
 

@@ -13,7 +13,7 @@ from bench.data.sources import Resident
 from bench.records import Unit
 
 SIDE, BATCH = 64, 128
-STEPS, TURNS = 2, 20
+STEPS, TURNS = 2, 16
 HEADS = {"hidden": (256,), "batch_size": BATCH}
 PUZZLE = {"crop": 63, "tile": 16, "permutations": 32, "tile_dim": 128, **HEADS}
 CONTEXT = {"patch": 16, "gap": 4, "patch_jitter": 4, "scale": (), "shrunk": (6, 12), "grids": 1}

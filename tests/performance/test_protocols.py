@@ -73,7 +73,7 @@ def test_all_layers_and_rates_cost_little_more_than_one_head(stem, side, tmp_pat
     every = registry.load("protocol", Unit.of("linear_probe", {"batch_size": 64, "learning_rates": RATES}))
     one = registry.load("protocol", Unit.of("linear_probe", {"batch_size": 64, "layers": LAYERS[-1:]}))
     assert model.encoder.layers == LAYERS
-    ratio = in_turns(Stepper(every, model, source, run), Stepper(one, model, source, run), 10, 1.5)
+    ratio = in_turns(Stepper(every, model, source, run), Stepper(one, model, source, run), 6, 1.5)
     tell(f"linear probe, 5 layers x 7 rates over one head, {stem} at {side} px", ratio, "at most 1.5")
     assert ratio <= 1.5
 
@@ -92,7 +92,7 @@ def test_52_heads_cost_at_most_two_of_one(stem, side, tmp_path, one_thread):
     )
     stepper = Stepper(many, model, source, run)
     assert sum(heads.count for heads in stepper.heads.values()) == 52
-    ratio = in_turns(stepper, Stepper(one, model, source, run), 10, 2)
+    ratio = in_turns(stepper, Stepper(one, model, source, run), 6, 2)
     tell(f"linear probe, 52 heads over one, {stem} at {side} px", ratio, "at most 2")
     assert ratio <= 2
 
@@ -168,7 +168,7 @@ def test_knn_costs_its_search(tmp_path, one_thread):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn, "features", lambda _model, samples, taps, _run: {taps[0]: given[samples.name]})
-        ratio = in_turns(judged, raw, 4, 1.1)
+        ratio = in_turns(judged, raw, 3, 1.1)
     tell("knn over raw faiss, 50,000 x 10,000 x 128", ratio, "at most 1.1")
     assert ratio <= 1.1
 

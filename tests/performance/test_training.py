@@ -21,8 +21,8 @@ CASES = {
         {"batch_size": 128, "crop": 48, "augment": "crop_flip", "copies": "one", "lr": 0.05},
         Unit("alexnet_small"),
         64,
-        6,
-        24,
+        3,
+        20,
     ),
     "noise_as_targets": (
         {"batch_size": 128, "crop": 48, "augment": "crop_flip", "dim": 64, "every": 1, "feature_norm": True},
@@ -111,7 +111,7 @@ class Bare:
 def test_training_keeps_up_with_bare_steps(name, precision, tmp_path, one_thread):
     settings, backbone, side, steps, turns = CASES[name]
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        settings, steps, turns = {**settings, "batch_size": 20}, 1, 6
+        settings, steps, turns = {**settings, "batch_size": 10}, 1, 6
     method = registry.load("method", Unit.of(name, settings))
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (COUNT, 3, side, side), dtype=torch.uint8, generator=generator)

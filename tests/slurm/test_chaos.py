@@ -1,6 +1,6 @@
 """Whatever clusters do, at random, many times: at the end every cell has one row, that of an undisturbed run.
 
-``BENCH_CHAOS_SEED`` chooses another chaos.
+``BENCH_CHAOS_SEED`` chooses another chaos, ``BENCH_CHAOS_ROUNDS`` a longer one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from bench.records import EQUAL_COLUMNS
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SEED = int(os.environ.get("BENCH_CHAOS_SEED", "0"))
-ROUNDS = 2  # faults of each kind
+ROUNDS = int(os.environ.get("BENCH_CHAOS_ROUNDS", "1"))  # faults of each kind
+SEEDS = 12 * ROUNDS
 SUITE = """
 [methods.napper]
 nap = 0.4
 [slurm]
-time = 1
+time = 2
 mem = "3G"
 cpus = 2
 pack = "1 min"
@@ -175,7 +176,9 @@ class Chaos:
 @pytest.mark.parametrize("accounting", [True, False], ids=["accounting", "no accounting"])
 def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, capsys, accounting):
     path = suite(
-        SUITE, top='seeds = 20\nminutes = 2.5\nbudget = "12 epochs"', protocols="norms = {factor = [1, 2, 3]}"
+        SUITE,
+        top=f'seeds = {SEEDS}\nminutes = {2 * ROUNDS}\nbudget = "16 epochs"',
+        protocols="norms = {factor = [1, 2, 3]}",
     )
     calm = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", path, "--jobs", "6", "--runs", "calm", "--results", "calm"],
@@ -185,7 +188,7 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
     cluster = slurm(accounting=accounting)
     assert calm.wait(300) == 0
     expected = numbers(home / "calm")
-    assert len({row[:2] for row in expected}) == 60
+    assert len({row[:2] for row in expected}) == 3 * SEEDS
     begun = time.monotonic()
     chaos = Chaos(cluster, path, home, SEED)
     try:
@@ -194,9 +197,9 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
         chaos.submitter()
         chaos.submitter()
         chaos.counts["two submitters at once"] += 1
-        chaos.rage(240)
+        chaos.rage(120 * ROUNDS)
         for one in chaos.submitters:
-            one.wait(600)  # against a hang: slices of a minute are short where libraries load slowly
+            one.wait(600)  # against a hang
         last = subprocess.run(
             [sys.executable, "-m", "bench", "submit", path, "--wait"],
             check=False,
@@ -218,11 +221,11 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
         faults = ", ".join(f"{n} x {kind}" for kind, n in sorted(chaos.counts.items()))
         print(f"\nchaos {SEED}, accounting {accounting}: {faults}")
         print(
-            f"60 cells in {time.monotonic() - begun:.0f} s; attempts of trainings: {sorted(Counter(attempts).items())}"
+            f"{3 * SEEDS} cells in {time.monotonic() - begun:.0f} s; attempts of trainings: {sorted(Counter(attempts).items())}"
         )
     assert numbers(home / "results") == expected
     subprocess.run([sys.executable, "-m", "bench", "table", path], check=True, capture_output=True)
     assert (
-        len(list((home / "runs").glob("*/cells/*.json"))) == 60
+        len(list((home / "runs").glob("*/cells/*.json"))) == 3 * SEEDS
     )  # orphans and second runs left nothing twice
     assert {one.returncode for one in chaos.submitters} <= {0, -9}
