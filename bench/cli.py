@@ -64,13 +64,15 @@ def run(
 ) -> int:
     """Run what is left of SUITE (a built-in name or a .toml path), then write its tables and figures."""
     from bench import artifacts, launch, progress
-    from bench.planning import plan
+    from bench.planning import plan, refusals
 
     places = _places(runs, results, data)
     loaded, whole = _load(suite)
     planned = _first_seeds(loaded, whole, seeds)
     wanted = _unmeasured(loaded, planned, results) if missing else planned
-    todo = launch.tasks(plan.remaining(wanted, artifacts.Done(runs)))
+    left = plan.remaining(wanted, artifacts.Done(runs))
+    refusals.check(left, str(loaded.path))
+    todo = launch.tasks(left)
     csv = results / f"{loaded.name}.csv"
     if not todo and _is_final(csv, planned):
         click.echo(

@@ -344,6 +344,7 @@ def _record(cls: Any) -> dict[str, Any]:
         t: freeze(v) for t in _TRAITS if not callable(v := getattr(cls, t, None)) and v is not None
     }
     traits = {t: v for t, v in traits.items() if not isinstance(inspect.getattr_static(cls, t), property)}
+    traits["checks"] = hasattr(cls, "__post_init__")  # it may refuse values of the right type
     if hasattr(cls, "needs"):
         traits["needs"] = dataclasses.asdict(cls.needs)
     doc = (inspect.getdoc(cls) or "").strip().split("\n\n")[0].replace("\n", " ")

@@ -80,11 +80,14 @@ def _submit(
     again: bool,
     only_missing: bool = False,
 ) -> int:
+    from bench import artifacts
+    from bench.planning import plan, refusals
     from bench.slurm import follow, resources, submission
 
     loaded, planned = load(suite)
     rules, where = resources.rules(loaded, config), places(*folders)
     wanted = unmeasured(loaded, planned, where.results) if only_missing else planned
+    refusals.check(plan.remaining(wanted, artifacts.Done(where.runs)), str(loaded.path))
     if dry_run:
         click.echo("\n".join(_dry(loaded, wanted, rules, where)))
         return 0
