@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,29 @@ def write_rows(
     rows, damage = rows_of(loaded, planned, places.runs)
     path = places.results / f"{loaded.name}.csv"
     rows = store.keeping(rows, path)
+    aside, count = store.set_aside(path, planned, places.runs)
+    if count:
+        click.echo(f"{path}: {count} rows are of other settings or code: they are in {aside} now", err=True)
     if asked is not None:
         names = {artifacts.cell_id(one.cell) for one in asked}
         rows = [r for r in rows if r["status"] != "pending" or f"{r['training']}/{r['cell']}" in names]
     store.write_csv(path, rows)
     return rows, damage
+
+
+def strangers(suite: str, table: Path, cells: Iterable[str], planned: Sequence[Any]) -> str:
+    """One line where a table has cells that the suite has not (or no more), else nothing."""
+    from bench import artifacts
+
+    ids = {artifacts.cell_id(one.cell) for one in planned}
+    cells = list(cells)
+    count = sum(cell not in ids for cell in cells)
+    if not count:
+        return ""
+    return (
+        f"{table}: {count} of its {len(cells)} cells are of other settings or code than {suite}: bench run {suite} "
+        f"measures what it lacks, bench adopt {suite} --rows takes over what only code made another"
+    )
 
 
 def unmeasured(loaded: Any, planned: Sequence[Any], results: Path) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.records import BenchError
-from bench.shared import load, results_option, rows_of, runs_option, tell
+from bench.shared import load, results_option, rows_of, runs_option, strangers, tell
 
 FORMS = ("terminal", "markdown", "latex", "html", "csv")
 EXPORTS = ("parquet", "csv", "tensorboard", "mlflow")
@@ -242,7 +242,11 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
     rows, damage = rows_of(loaded, planned, runs)
     kept = _kept(loaded.name, results)
     if kept is not None and not (damage or _begun(tables.frame(rows))):
-        return loaded, tables.read(kept), []
+        frame = tables.read(kept)
+        told = strangers(suite, kept, (frame["training"] + "/" + frame["cell"]).unique(), planned)
+        if told:
+            click.echo(told, err=True)
+        return loaded, frame, []
     return loaded, tables.frame(store.keeping(rows, results / f"{loaded.name}.csv")), damage
 
 

@@ -72,6 +72,23 @@ def keeping(rows: Iterable[Row], path: Path) -> list[Row]:
     return out
 
 
+def set_aside(path: Path, planned: Iterable[Planned], runs: Path) -> tuple[Path, int]:
+    """Measured rows of the table at ``path`` that no cell here has, nor a run, to a table beside it; how many.
+
+    A suite's settings changed, or code did, since somebody else made them: they would be lost with the next table.
+    """
+    ids = {artifacts.cell_id(one.cell) for one in planned}
+    aside = path.with_name(f"{path.stem}-earlier{path.suffix}")
+    gone = {
+        cell: rows
+        for cell, rows in measured(path).items()
+        if cell not in ids and not (runs / cell.partition("/")[0]).is_dir()
+    }
+    if gone:
+        write_csv(aside, [row for rows in (recorded(aside) | gone).values() for row in rows])
+    return aside, sum(map(len, gone.values()))
+
+
 def _name(row: Row) -> tuple[Any, Any]:
     return row["label"], row["method_settings"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from bench import artifacts, store
 from bench.planning.plan import Planned
 from bench.records import BenchError
-from bench.shared import rows_of
+from bench.shared import rows_of, strangers
 from bench.slurm import ledger
 
 BAD = {"failed", "oom", "timeout", "killed", "dead"}
@@ -21,12 +21,13 @@ BAD = {"failed", "oom", "timeout", "killed", "dead"}
 
 @dataclass(frozen=True)
 class Standing:
-    """``cells``: status and reason by id; ``running``: what each worker of a live job is at; ``damage``: unreadable files."""
+    """``cells``: status and reason by id; ``running``: what each worker of a live job is at; ``damage``: unreadable files; ``strangers``: a line on cells of its table that it has not."""
 
     suite: str
     cells: Mapping[str, Mapping[str, Any]]
     running: Sequence[Mapping[str, Any]]
     damage: Sequence[str]
+    strangers: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -41,7 +42,8 @@ def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path)
     rows, damage = rows_of(loaded, planned, runs)
     cells = {f"{r['training']}/{r['cell']}": {"status": r["status"], "reason": r["reason"]} for r in rows}
     table = results / f"{loaded.name}.csv"
-    for name in store.measured(table):
+    before = store.measured(table)
+    for name in before:
         if cells.get(name, {}).get("status") == "pending":
             cells[name] = {"status": "elsewhere", "reason": f"measured elsewhere, its rows are in {table}"}
     trainings = {artifacts.training_id(one.cell.training) for one in planned}
@@ -57,7 +59,7 @@ def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path)
                 word = "queued"  # its job works at others first
             reason = f"job {view.job} died; bench submit goes on" if word == "dead" else f"job {view.job}"
             cells[name] = {"status": word, "reason": reason}
-    return Standing(loaded.name, cells, running, damage)
+    return Standing(loaded.name, cells, running, damage, strangers(str(loaded.name), table, before, planned))
 
 
 def _views(runs: Path, damage: list[str]) -> list[ledger.View]:
@@ -101,4 +103,6 @@ def lines(found: Standing, *, every: bool) -> Iterator[str]:
             f"running   {one['training']}  {far}, job {one['job']} on {one['node']}, "
             f"heartbeat {one['heartbeat_age']:.0f} s ago"
         )
+    if found.strangers:
+        yield found.strangers
     yield f"{found.suite}: " + ", ".join(f"{n} {s}" for s, n in found.counts.items())

@@ -245,3 +245,30 @@ def test_a_baseline_that_another_suite_made_does_not_hide_a_table(home, suite, b
 def test_a_row_with_an_unknown_column_is_refused(tmp_path):
     with pytest.raises(ValueError, match="surprise"):
         store.write_csv(tmp_path / "x.csv", [{"surprise": 1}])
+
+
+def test_rows_of_other_settings_are_told_and_not_lost(home, suite, bench):
+    path, results = suite(top="seeds = 2"), home / "results"
+    table, aside = results / "toy.csv", results / "toy-earlier.csv"
+    assert bench("run", path, "--jobs", 0).code == 0
+    before = numbers(table)
+    suite("[methods]\nwalker = {lr = 0.3}", top="seeds = 2")
+    told = f"{table}: 2 of its 2 cells are of other settings or code than "
+    assert (
+        told in bench("table", path).err
+    )  # nothing of the suite as it is was run: the table is shown as it lies
+    assert told in bench("status", path).out
+    assert bench("run", path, "--jobs", 0).code == 0
+    assert not aside.exists()  # their runs are here
+    assert told not in bench("table", path).err + bench("status", path).out
+    shutil.rmtree(home / "runs")
+    suite(top="seeds = 2")
+    second = numbers(table)
+    said = bench("run", path, "--jobs", 0)
+    assert f"{table}: 4 rows are of other settings or code: they are in {aside} now" in said.err
+    assert numbers(aside) == second
+    assert numbers(table) == before
+    shutil.rmtree(home / "runs")
+    suite("[methods]\nwalker = {lr = 0.4}", top="seeds = 1")
+    assert bench("run", path, "--jobs", 0).code == 0
+    assert numbers(aside) == second + before
