@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SEED = int(os.environ.get("BENCH_CHAOS_SEED", "0"))
 ROUNDS = int(os.environ.get("BENCH_CHAOS_ROUNDS", "1"))  # faults of each kind
-SEEDS = 12 * ROUNDS
+SEEDS = 9 * ROUNDS
 SUITE = """
 [methods.napper]
 nap = 0.4

@@ -63,19 +63,19 @@ def test_1500_tiny_cells_with_an_array_limit_of_1001(slurm, home, suite, capsys)
 
 
 def test_arrays_are_split_by_the_limit_of_the_live_cluster(slurm, home, suite, capsys):
-    cluster = slurm(accounting=False, max_array=5)
-    path = suite(TINY.replace("3G", "2G").replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 12")
+    cluster = slurm(accounting=False, max_array=3)
+    path = suite(TINY.replace("3G", "2G").replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 7")
     spent = timed("submit", path, "--wait")
     cluster.wait_idle()
     (submission,) = ledger.submissions(home / "runs", closed=True)
-    assert [array["count"] for array in submission.manifest["arrays"]] == [5, 5, 2]
+    assert [array["count"] for array in submission.manifest["arrays"]] == [3, 3, 1]
     statuses, attempts, _ = outcomes(home, path)
     with capsys.disabled():
         print(
-            f"\n12 cells, one a job, MaxArraySize 5: arrays of 5, 5, 2 in {spent:.0f} s; "
-            f"1000 would take {spent / 12 * 1000:.0f} s"
+            f"\n7 cells, one a job, MaxArraySize 3: arrays of 3, 3, 1 in {spent:.0f} s; "
+            f"1000 would take {spent / 7 * 1000:.0f} s"
         )
-    assert (statuses, attempts) == ({"ok": 24}, {1: 24})
+    assert (statuses, attempts) == ({"ok": 14}, {1: 14})
 
 
 def test_1000_tiny_cells_take_at_most_twice_the_time_of_bench_run(slurm, home, suite, capsys):

@@ -143,13 +143,13 @@ def test_a_training_that_ran_out_of_memory_gets_more(slurm, home, suite, bench_p
 
 def test_a_time_limit_is_survived_and_changes_no_number(slurm, home, suite, bench_process):
     slurm()
-    path = suite(napper(nap=0.3, asks="time = 1"), top='seeds = 2\nbudget = "48 epochs"')
+    path = suite(napper(nap=0.3, asks="time = 1"), top='seeds = 1\nbudget = "48 epochs"')
     done = bench_process("submit", path, "--wait")
     assert done.code == 0, done.err
     starts = [json.loads(p.read_text())["starts"] for p in (home / "runs" / ".slurm").glob("*/beats/0.json")]
     assert max(starts) >= 2  # 43 s of naps do not fit into what a minute leaves
     assert {r["attempt"] for r in rows(home / "results")} == {"1"}
-    bench_process("run", path, "--runs", "calm", "--results", "calm_results", "--jobs", "2")
+    bench_process("run", path, "--runs", "calm", "--results", "calm_results", "--jobs", "1")
     assert numbers(home / "results") == numbers(home / "calm_results")
 
 

@@ -154,7 +154,7 @@ main()
 @pytest.mark.slurm
 def test_a_submitter_killed_at_random_moments_loses_nothing(slurm, home, suite):
     cluster = slurm()
-    path = suite("[methods]\nwalker = {}" + SLURM.replace("pack = 0", "pack = 5"), top="seeds = 12")
+    path = suite("[methods]\nwalker = {}" + SLURM.replace("pack = 0", "pack = 5"), top="seeds = 8")
     moments = random.Random(1)
     for _ in range(4):
         one = start("submit", path)
