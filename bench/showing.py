@@ -243,7 +243,8 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
     kept = _kept(loaded.name, results)
     if kept is not None and not (damage or _begun(tables.frame(rows))):
         frame = tables.read(kept)
-        told = strangers(suite, kept, (frame["training"] + "/" + frame["cell"]).unique(), planned)
+        pairs = frame[["training", "cell"]].drop_duplicates().astype(str)
+        told = strangers(suite, kept, pairs["training"] + "/" + pairs["cell"], planned)
         if told:
             click.echo(told, err=True)
         return loaded, frame, []

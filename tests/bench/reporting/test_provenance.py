@@ -160,7 +160,7 @@ def test_the_commands(bench, home):
     csv = ROOT / "results" / "mixed_batches.csv"
     done = bench("explain", "mixed_batches", "mixed_10", "true", "--results", ROOT / "results")
     assert done.code == 0
-    assert "batch_norm: mixed_10, batch_norm=true: 36.6 ± 11.3" in done.out
+    assert "batch_norm: mixed_10, batch_norm=true: 36.7 ± 11.4" in done.out
     assert "2bf825b05a6fd34ac0ffd88cb6562ce63bb3a9c96ea1e16b6fcd84fe3a7dc6ae" in done.out
     assert bench("explain", "pretext_embedded", "a", "b", "--results", ROOT / "results").code == 2
     same = bench("diff", csv, csv)
