@@ -166,7 +166,7 @@ def _note(numbers: pd.DataFrame, found: Selection) -> str:
     ours = {_plain(name) for name in codes(found.frame, "dataset")[1] if name}
     same = any(_plain(d) in ours for d in numbers["dataset"])
     why = "network, budget and recipe differ" if same else "other data and network"
-    papers, sources = listed("paper"), sorted({s.partition(";")[0].strip() for s in numbers["source"]})
+    papers, sources = listed("paper"), sorted({s.partition(";")[0].strip() for s in numbers["source"]} - {""})
     return (
         f"published: {listed('dataset')}; {listed('metric')}; {listed('backbone')}; not comparable: {why}. "
         f"{papers}; source: {', '.join(sources)}"
