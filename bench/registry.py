@@ -262,7 +262,7 @@ def _describe_all(names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
     if stale:
         for name, records in _describe_in_child(stale).items():
             cache[name] = {"digest": digests[name], "units": records}
-        _keep(path, cache)
+        keep(path, cache)
     return {name: cache[name]["units"] for name in names}
 
 
@@ -284,7 +284,8 @@ def _whole(entry: Any) -> bool:
         return False
 
 
-def _keep(path: Path, cache: Mapping[str, Any]) -> None:
+def keep(path: Path, cache: Any) -> None:
+    """Write what can be made again as JSON, where that is possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")

@@ -7,10 +7,8 @@ settings and code.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,14 +29,15 @@ def check(planned: Iterable[Planned], where: str) -> None:
     """
     asked = {_key(*one): one for one in dict.fromkeys(_units(p.cell for p in planned))}
     path = registry.cache_folder() / "accepted.json"
-    new = {key: one for key, one in asked.items() if key not in (known := _accepted(path))}
+    known = _accepted(path)
+    new = {key: one for key, one in asked.items() if key not in known}
     if not new:
         return
     answers = _answers([*new.values()])
     for answer in answers:
         if answer:
             raise BenchError(f"{where}: {answer}")
-    _keep(path, [*known, *new])
+    registry.keep(path, [*known, *new])
 
 
 def _units(cells: Iterable[Cell]) -> Iterator[_Ask]:
@@ -97,15 +96,6 @@ def _accepted(path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return found if isinstance(found, list) else []
-
-
-def _keep(path: Path, keys: Sequence[str]) -> None:
-    """A cache that cannot be written costs seconds, nothing else."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(keys), "utf-8")
-        temporary.replace(path)
 
 
 def _main() -> int:
