@@ -39,7 +39,7 @@ def rows(markdown):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("pretext_embedded", ["probe"]),
+        ("lecture_embedded", ["probe"]),
         ("semi_supervised_embedded", ["error"]),
         ("mixed_batches", ["batch_norm"]),
     ],

@@ -49,14 +49,14 @@ def test_status_logs_cancel_and_retry_on_a_real_cluster(slurm, home, suite, benc
         top='seeds = 2\nbudget = "40 epochs"',
     )
     assert "submitted 4 as 4 jobs in 1 arrays" in bench_process("submit", path).err
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while True:
         found = json.loads(bench_process("status", path, "--json").out)
         if len(found["running"]) >= 2 and "failed" in found["counts"] and found["running"][0].get("done"):
             break
         assert time.monotonic() < end, found
         time.sleep(1)
-    assert found["running"][0]["heartbeat_age"] < 15
+    assert found["running"][0]["heartbeat_age"] < 30
     assert found["running"][0]["node"] in cluster.nodes
     cell = next(name for name, one in found["cells"].items() if one["status"] == "failed")
     logs = bench_process("logs", cell)

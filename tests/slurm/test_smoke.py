@@ -98,7 +98,7 @@ use = "walker"
 trouble = "kill"
 trouble_seed = 1
 """
-    asks = "stall = 0.4\npack = 20\nretries = 1\n[slurm.methods.hogs]\nmem = '2G'\ncpus = 1"
+    asks = "stall = 0.7\npack = 20\nretries = 1\n[slurm.methods.hogs]\nmem = '2G'\ncpus = 1"
     more = "hang = -1\n[methods.hangs]\nuse = 'napper'\nhang = 1\n[methods.hogs]\nuse = 'napper'\nhog = 1"
     path = suite(napper(more=more + troubles, asks=asks), top="seeds = 4\nbudget = 144")
     done = bench_process("submit", path, "--wait")
@@ -114,7 +114,7 @@ trouble_seed = 1
         ("dies", "1"): "killed",
     }
     assert len(found) == 20
-    assert wrong["hangs", "1"][1] == "no sign of life for 0.4 minutes"
+    assert wrong["hangs", "1"][1] == "no sign of life for 0.7 minutes"
     assert wrong["hogs", "1"][1].startswith("out of memory")
     assert {key[0]: value[2] for key, value in wrong.items()} == {
         "hangs": "2",

@@ -90,7 +90,7 @@ def test_two_submitters_at_once_share_the_work(slurm, home, suite):
     path = suite("[methods]\nwalker = {}" + SLURM.replace("pack = 0", "pack = 5\n"), top="seeds = 8")
     both = [start("submit", path, "--wait", "--results", f"results{i}") for i in range(2)]
     for one in both:
-        _, err = one.communicate(timeout=120)
+        _, err = one.communicate(timeout=400)
         assert one.returncode == 0, err
     cluster.wait_idle()
     assert set(statuses(home, path)) == {"ok"}
@@ -109,7 +109,7 @@ def test_a_training_that_two_suites_ask_for_is_made_once(slurm, home, suite):
     second.write_text(second.read_text().replace("votes = {}", "norms2 = {use = 'norms', factor = 3.0}"))
     both = [start("submit", path, "--wait", "--results", f"r{i}") for i, path in enumerate((first, second))]
     for one in both:
-        _, err = one.communicate(timeout=120)
+        _, err = one.communicate(timeout=400)
         assert one.returncode == 0, err
     cluster.wait_idle()
     assert set(statuses(home, first) + statuses(home, second)) == {"ok"}
@@ -142,7 +142,7 @@ main()
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     assert len(cluster.squeue()) == (3 if moment == "after sbatch" else 0)
     one = start("submit", path, "--wait")
-    _, err = one.communicate(timeout=120)
+    _, err = one.communicate(timeout=400)
     assert one.returncode == 0, err
     cluster.wait_idle()
     assert set(statuses(home, path)) == {"ok"}
@@ -162,7 +162,7 @@ def test_a_submitter_killed_at_random_moments_loses_nothing(slurm, home, suite):
         one.kill()
         one.communicate()
     one = start("submit", path, "--wait")
-    _, err = one.communicate(timeout=200)
+    _, err = one.communicate(timeout=400)
     assert one.returncode == 0, err
     cluster.wait_idle()
     assert set(statuses(home, path)) == {"ok"}
@@ -194,7 +194,7 @@ def test_a_job_killed_without_a_word_is_found_dead_and_tried_again(slurm, home, 
             os.kill(pid, signal.SIGKILL)
         _until(lambda: any(v.dead for v in ledger.views(home / "runs")))
         one = start("submit", path, "--wait")
-        _, err = one.communicate(timeout=120)
+        _, err = one.communicate(timeout=400)
         assert one.returncode == 0, err
         assert "died: job" in err
         assert set(statuses(home, path)) == {"ok"}
@@ -203,7 +203,7 @@ def test_a_job_killed_without_a_word_is_found_dead_and_tried_again(slurm, home, 
         assert status["attempt"] == 2
 
 
-def _until(what, seconds=60.0):
+def _until(what, seconds=180.0):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not happen in time"

@@ -48,7 +48,7 @@ def start(made, index=0):
 
 def finish(made, index=0):
     process = start(made, index)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=400)
     return process.returncode, err
 
 
@@ -234,7 +234,7 @@ def test_a_job_that_is_told_to_stop_runs_again_by_itself(slurm, home, suite, pla
     assert {json.loads(p.read_text())["attempt"] for p in places.runs.glob("*/status.json")} == {1}
 
 
-def _until(what, seconds=60.0):
+def _until(what, seconds=180.0):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not happen in time"
