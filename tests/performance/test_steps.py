@@ -114,7 +114,7 @@ class Replay:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_step_costs_little_more_than_its_passes(name, tmp_path):
+def test_a_step_costs_little_more_than_its_passes(name, tmp_path, one_thread):
     unit = name.partition(" ")[0]
     known = {f.name for f in fields(registry.load("method", Unit(unit)))}
     settings = {k: v for k, v in APART.items() if k in known} | SETTINGS.get(name, {})
