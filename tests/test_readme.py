@@ -54,6 +54,19 @@ def test_its_tables_are_those_of_the_committed_rows(name, shown):
     assert all(one in committed for one in text.values())
 
 
+def test_the_numbers_of_its_ablations_are_those_of_the_tables_that_it_links():
+    block = rows(README.split("| what | best layer |")[1].split("\n\n")[0])[1:]
+    best = []
+    for line in block:
+        what, shown = line.strip("| ").split(" | ")
+        if link := re.search(r"\]\((results/.*?\.md)\)", what):
+            probe = rows((ROOT / link[1]).read_text("utf-8").split("## knn")[0])
+            at = probe[0].split(" | ").index("best layer (chosen on validation)")
+            best = [re.search(r"[\d.]+", line.split(" | ")[at])[0] for line in probe[2:]]
+        assert set(re.findall(r"[\d.]+", shown)) <= set(best), line
+    assert len(block) == 10
+
+
 def test_the_files_that_it_shows_are_there():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
