@@ -41,6 +41,7 @@ def test_logs_of_an_unknown_cell_are_told(home, bench):
 
 @pytest.mark.slow
 @pytest.mark.slurm
+@pytest.mark.timed
 def test_status_logs_cancel_and_retry_on_a_real_cluster(slurm, home, suite, bench_process):
     cluster = slurm()
     path = suite(
@@ -56,7 +57,7 @@ def test_status_logs_cancel_and_retry_on_a_real_cluster(slurm, home, suite, benc
             break
         assert time.monotonic() < end, found
         time.sleep(1)
-    assert found["running"][0]["heartbeat_age"] < 30
+    assert found["running"][0]["heartbeat_age"] < 15
     assert found["running"][0]["node"] in cluster.nodes
     cell = next(name for name, one in found["cells"].items() if one["status"] == "failed")
     logs = bench_process("logs", cell)
