@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import click
 
 from bench import artifacts
 from bench.launch import Places
@@ -23,6 +26,7 @@ PATIENCE = 900.0  # seconds for which SLURM may be out of reach
 _ROUNDS = 3  # submissions in a row of which no job began: something is wrong here, not there
 
 Tell = Callable[[Sent], None]
+Show = Callable[[int, int, str], None]  # jobs over, of how many, and what SLURM says of the others
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,16 @@ def follow(watched: Watched, tell: Tell, *, again: bool = False) -> None:
 
 def _patiently(watched: Watched, *, again: bool) -> Sent:
     """Once more while SLURM is out of reach: a controller may be restarted under us."""
-    since = time.monotonic()
+    since, told = time.monotonic(), ""
     while True:
         try:
             return submit(watched.planned, watched.rules, watched.places, again=again)
-        except cluster.SlurmError:
+        except cluster.SlurmError as error:
             if time.monotonic() - since > PATIENCE:
                 raise
+            if str(error) != told:
+                told = str(error)
+                click.echo(f"asking again: {told}", err=True)
             time.sleep(5 * LOOK)
 
 
@@ -82,21 +89,31 @@ def _ours(watched: Watched) -> list[ledger.View]:
     ]
 
 
-def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Callable[[int, int], None]) -> None:
+def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Show) -> None:
     """Return when all of them are over, or one ended such that something is to be submitted again."""
-    asked = time.monotonic()
+    asked, said = time.monotonic(), ""
     waiting = list(packs)
     while waiting:
         time.sleep(LOOK)
         over = [v for v in waiting if v.submission.file("exits", v.index).exists()]
         waiting = [v for v in waiting if v not in over]
-        show(len(packs) - len(waiting), len(packs))
+        show(len(packs) - len(waiting), len(packs), said)
         if any(_ended_badly(view) for view in over):
             return
         if time.monotonic() - asked > ASK:
             asked = time.monotonic()
-            if any(view.dead for view in ledger.views(watched.places.runs)):
+            views = ledger.views(watched.places.runs)
+            if any(view.dead for view in views):
                 return
+            ours = {(view.submission.folder, view.index) for view in waiting}
+            said = _words(view for view in views if (view.submission.folder, view.index) in ours)
+
+
+def _words(views: Iterable[ledger.View]) -> str:
+    """What SLURM says of jobs, as ``2 RUNNING, 1 PENDING (Priority)``: who waits wants to know for what."""
+    states = (view.state for view in views)
+    words = Counter(f"{s.word} ({s.reason})" if s.reason else s.word for s in states if s)
+    return ", ".join(f"{count} {word}" for word, count in words.most_common())
 
 
 def _ended_badly(view: ledger.View) -> bool:
@@ -114,40 +131,41 @@ def _display(watched: Watched) -> Any:
 
 
 class _Lines:
-    """No terminal: a line when more jobs are over, at most every ten seconds."""
+    """No terminal: a line when more jobs are over or others wait, at most every ten seconds."""
 
     def __init__(self) -> None:
-        self.last, self.told = 0.0, (0, 0)
+        self.last, self.told = 0.0, (0, 0, "")
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> Show:
         return self.show
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, over: int, total: int) -> None:
+    def show(self, over: int, total: int, said: str) -> None:
         now = time.monotonic()
-        if (over, total) != self.told and (over == total or now - self.last > 10):
-            self.last, self.told = now, (over, total)
-            sys.stderr.write(f"[{over}/{total}] jobs over\n")
+        if (over, total, said) != self.told and (over == total or now - self.last > 10):
+            self.last, self.told = now, (over, total, said)
+            sys.stderr.write(f"[{over}/{total}] jobs over{said and ': '}{said}\n")
             sys.stderr.flush()
 
 
 class _Bar:
     """A bar over the jobs of the round at hand."""
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> Show:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("jobs over"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        self.bars = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
-        self.row = self.bars.add_task("jobs", total=1)
+        done, said = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[said]}")
+        columns = (TextColumn("jobs over"), BarColumn(), done, TimeElapsedColumn(), said)
+        self.bars = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.row = self.bars.add_task("jobs", total=1, said="")
         self.bars.start()
         return self.show
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
-    def show(self, over: int, total: int) -> None:
-        self.bars.update(self.row, completed=over, total=total)
+    def show(self, over: int, total: int, said: str) -> None:
+        self.bars.update(self.row, completed=over, total=total, said=said)

@@ -41,7 +41,7 @@ def test_logs_of_an_unknown_cell_are_told(home, bench):
 
 @pytest.mark.slow
 @pytest.mark.slurm
-@pytest.mark.timed
+@pytest.mark.alone
 def test_status_logs_cancel_and_retry_on_a_real_cluster(slurm, home, suite, bench_process):
     cluster = slurm()
     path = suite(

@@ -78,7 +78,7 @@ def test_arrays_are_split_by_the_limit_of_the_live_cluster(slurm, home, suite, c
     assert (statuses, attempts) == ({"ok": 14}, {1: 14})
 
 
-@pytest.mark.timed
+@pytest.mark.alone
 def test_1000_tiny_cells_take_at_most_twice_the_time_of_bench_run(slurm, home, suite, capsys):
     slurm()
     path = suite(TINY, top="seeds = 1000\nminutes = 2\nbudget = 12")
