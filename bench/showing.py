@@ -105,7 +105,7 @@ def lecture(form: str, runs: Path, results: Path) -> int:
 def explain(table: str, row: str, column: str, runs: Path, results: Path) -> int:
     """The runs, settings, code, data and logs behind one number.
 
-    TABLE is a suite's (as SUITE:NAME) or one of the lecture's. Rows and columns as printed, or an unmistakable part: bench explain pretext_embedded:probe rotation conv3
+    TABLE is a suite's (as SUITE:NAME) or one of the lecture's. Rows and columns as printed, or an unmistakable part: bench explain lecture_embedded:probe rotation conv3
     """
     from bench.reporting import provenance
 

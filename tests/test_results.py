@@ -20,7 +20,7 @@ SUITES = sorted({path.stem for path in RESULTS.glob("*.csv")} & set(builtin()))
 
 
 def test_there_are_results():
-    assert {"pretext_embedded", "mixed_batches"} <= set(SUITES)
+    assert {"lecture_embedded", "mixed_batches"} <= set(SUITES)
 
 
 @pytest.mark.parametrize("name", SUITES)

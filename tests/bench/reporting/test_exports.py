@@ -15,7 +15,7 @@ from bench.records import BenchError
 from bench.reporting import lecture, tables
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
-SUITES = ["mixed_batches", "pretext_embedded"]
+SUITES = ["mixed_batches", "rotations_embedded"]
 
 
 def made(name):
@@ -98,7 +98,7 @@ def test_every_latex_table_compiles(tmp_path):
     every = [t for name in SUITES for t in made(name)]
     shown = [lecture.table(s, lambda _: None) for s in lecture.specs() if s.kind == "table"]
     every += [one.exhibit.table for one in shown]
-    rows = tables.read(RESULTS / "pretext_embedded.csv")
+    rows = tables.read(RESULTS / "lecture_embedded.csv")
     every.append(lecture.table(lecture.find("imagenet_layers", "table"), lambda _: rows).exhibit.table)
     body = "\n\\clearpage\n".join(tables.latex(t) for t in every)
     head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}\\begin{document}\n"

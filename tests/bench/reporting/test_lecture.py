@@ -28,7 +28,7 @@ SUITES = (
     "semi_supervised_embedded semi_supervised_scenes mixmatch_embedded noise_embedded vat_epsilon_embedded"
 )
 SUITES += (
-    " lecture_embedded instdisc_embedded deepcluster_embedded lecture_voc pretext_embedded imagenet_linear"
+    " lecture_embedded instdisc_embedded deepcluster_embedded lecture_voc imagenet_linear"
     " mean_teacher_embedded"
 )
 

@@ -64,8 +64,8 @@ def test_an_error_out_of_top1_is_explained_by_what_is_shown():
 
 
 def test_of_a_committed_table():
-    loaded = suite.load("pretext_embedded")
-    (made,) = tables.exhibits(loaded, tables.read(ROOT / "results" / "pretext_embedded.csv"), "probe")
+    loaded = suite.load("lecture_embedded")
+    (made,) = tables.exhibits(loaded, tables.read(ROOT / "results" / "lecture_embedded.csv"), "probe")
     for name, column in (("rotation", "conv3"), ("supervised", "best layer"), ("random", "conv5")):
         found = provenance.behind(made, name, column)
         assert len(found.rows) == found.entry.n == 5
@@ -162,7 +162,7 @@ def test_the_commands(bench, home):
     assert done.code == 0
     assert "batch_norm: mixed_10, batch_norm=true: 36.7 ± 11.4" in done.out
     assert "2bf825b05a6fd34ac0ffd88cb6562ce63bb3a9c96ea1e16b6fcd84fe3a7dc6ae" in done.out
-    assert bench("explain", "pretext_embedded", "a", "b", "--results", ROOT / "results").code == 2
+    assert bench("explain", "lecture_embedded", "a", "b", "--results", ROOT / "results").code == 2
     same = bench("diff", csv, csv)
     assert (same.code, same.out) == (0, "no difference\n")
     other = home / "other.csv"
