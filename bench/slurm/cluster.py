@@ -27,6 +27,7 @@ _MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "REQUEUED", "BOOT_FAIL"})
 _ENDED = _MAY_RETURN | {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE", "REVOKED"}
 _ALIVE = frozenset({"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING"})
 _ALIVE |= {"SIGNALING", "STAGE_OUT", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+_LAUNCH_FAILED = "launch failed requeued held"  # squeue's words; scontrol's have underscores
 
 _T = TypeVar("_T")
 
@@ -211,6 +212,11 @@ class JobState:
     def dead(self) -> bool:
         """Known to have ended, in whatever way."""
         return not self.alive and self.word in _ENDED
+
+    @property
+    def stuck(self) -> bool:
+        """A node could not launch it and SLURM holds it since: it never starts again by itself."""
+        return self.word == "PENDING" and self.reason.replace("_", " ").lower() == _LAUNCH_FAILED
 
     @property
     def out_of_memory(self) -> bool:

@@ -65,7 +65,7 @@ class View:
     def dead(self) -> bool:
         if self.state is None:  # SLURM was not asked
             return False
-        return self.state.dead or (self.state.gone and self.silent)
+        return self.state.dead or self.state.stuck or (self.state.gone and self.silent)
 
     @property
     def silent(self) -> bool:
@@ -204,7 +204,9 @@ def close(submission: Submission, index: int, outcome: str, reason: str, **more:
 
 def _bury(view: View, places: Places) -> str:
     reason = _reason(view)
-    if view.beat and (view.state is None or view.state.word != "CANCELLED" or view.state.out_of_memory):
+    if view.state and view.state.stuck:
+        cluster.cancel([view.job])  # nothing of it ran: nobody is to blame
+    elif view.beat and (view.state is None or view.state.word != "CANCELLED" or view.state.out_of_memory):
         for task in suspects(view, places):
             _accuse(task, view, reason, places)
     close(view.submission, view.index, "dead", reason, began=bool(view.beat))
@@ -213,6 +215,8 @@ def _bury(view: View, places: Places) -> str:
 
 def _reason(view: View) -> str:
     state = view.state
+    if state and state.stuck:
+        return f"job {view.job} could not be launched, SLURM held it"
     if state is None or not state.dead:
         return f"job {view.job} is gone: SLURM does not know it any more"
     if state.out_of_memory:

@@ -523,6 +523,27 @@ class Cluster:
         finally:
             self.processes["slurmctld"].send_signal(signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def failing_launches(self):
+        """No node can launch a job: SLURM holds the job and drains the node that tried."""
+        script, text = self.dir / "prolog", self.conf.read_text()
+        script.write_text("#!/bin/sh\nexit 1\n")
+        script.chmod(0o755)
+        self.conf.write_text(f"{text}Prolog={script}\n")
+        self.run("scontrol", "reconfigure")
+        try:
+            yield
+        finally:
+            self.conf.write_text(text)
+            self.run("scontrol", "reconfigure")
+            self.resume_nodes()
+
+    def resume_nodes(self) -> None:
+        """As an administrator would, what is drained or down."""
+        said = self.run("sinfo", "-h", "-N", "-p", "bench", "-o", "%N %t", check=False).stdout
+        for node in [line.split()[0] for line in said.splitlines() if "dr" in line or "down" in line]:
+            self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
     def _answers(self) -> bool:
         if not _listens(self.ports):
             return False
@@ -547,9 +568,7 @@ class Cluster:
                 self.start_slurmd(node)
         self._cancel_all()
         _kill(self.tasks())
-        said = self.run("sinfo", "-h", "-N", "-p", "bench", "-o", "%N %t", check=False).stdout
-        for node in [line.split()[0] for line in said.splitlines() if "dr" in line or "down" in line]:
-            self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        self.resume_nodes()
         self.wait_nodes()
 
     def _cancel_all(self) -> None:

@@ -183,6 +183,25 @@ def test_what_sbatch_refuses_is_told_in_one_line_and_leaves_nothing_open(slurm, 
 
 @pytest.mark.slow
 @pytest.mark.slurm
+def test_a_job_that_no_node_could_launch_is_submitted_anew(slurm, home, suite):
+    cluster = slurm()
+    path = suite("[methods]\nwalker = {}" + SLURM)
+    with cluster.failing_launches():
+        subprocess.run([sys.executable, "-m", "bench", "submit", str(path)], check=True)
+        _until(lambda: all(v.dead for v in ledger.views(home / "runs")))
+        (view,) = ledger.views(home / "runs")
+        assert (view.state.word, view.word) == ("PENDING", "dead")  # held: SLURM would keep it for ever
+    one = start("submit", path, "--wait")
+    _, err = one.communicate(timeout=400)
+    assert one.returncode == 0, err
+    assert f"died: job {view.job} could not be launched, SLURM held it" in err
+    cluster.wait_idle()
+    assert set(statuses(home, path)) == {"ok"}
+    assert set(attempts(home)) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
 def test_a_job_killed_without_a_word_is_found_dead_and_tried_again(slurm, home, suite):
     for accounting in (True, False):
         cluster = slurm(accounting=accounting)
