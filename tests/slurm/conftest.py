@@ -538,11 +538,13 @@ class Cluster:
             self.run("scontrol", "reconfigure")
             self.resume_nodes()
 
-    def resume_nodes(self) -> None:
-        """As an administrator would, what is drained or down."""
+    def resume_nodes(self) -> int:
+        """As an administrator would, what is drained or down; how many."""
         said = self.run("sinfo", "-h", "-N", "-p", "bench", "-o", "%N %t", check=False).stdout
-        for node in [line.split()[0] for line in said.splitlines() if "dr" in line or "down" in line]:
+        bad = [node for node, word in map(str.split, said.splitlines()) if "dr" in word or "down" in word]
+        for node in bad:
             self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        return len(bad)
 
     def _answers(self) -> bool:
         if not _listens(self.ports):
