@@ -97,7 +97,7 @@ def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Show) -> N
         time.sleep(LOOK)
         over = [v for v in waiting if v.submission.file("exits", v.index).exists()]
         waiting = [v for v in waiting if v not in over]
-        show(len(packs) - len(waiting), len(packs), said)
+        show(len(packs) - len(waiting), len(packs), said if waiting else "")
         if any(_ended_badly(view) for view in over):
             return
         if time.monotonic() - asked > ASK:
