@@ -103,7 +103,7 @@ def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Show) -> N
         if time.monotonic() - asked > ASK:
             asked = time.monotonic()
             views = ledger.views(watched.places.runs)
-            if any(view.dead for view in views):
+            if any(view.dead or not view.job for view in views):  # without a job: its submitter may have died
                 return
             ours = {(view.submission.folder, view.index) for view in waiting}
             said = _words(view for view in views if (view.submission.folder, view.index) in ours)
@@ -157,7 +157,8 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        done, said = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[said]}")
+        done = TextColumn("{task.completed}/{task.total}")
+        said = TextColumn("{task.fields[said]}", markup=False)
         columns = (TextColumn("jobs over"), BarColumn(), done, TimeElapsedColumn(), said)
         self.bars = Progress(*columns, console=Console(stderr=True), transient=True)
         self.row = self.bars.add_task("jobs", total=1, said="")

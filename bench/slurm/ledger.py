@@ -205,7 +205,8 @@ def close(submission: Submission, index: int, outcome: str, reason: str, **more:
 def _bury(view: View, places: Places) -> str:
     reason = _reason(view)
     if view.state and view.state.stuck:
-        cluster.cancel([view.job])  # nothing of it ran: nobody is to blame
+        with contextlib.suppress(BenchError):  # a colleague's: should it be released, it ends at once
+            cluster.cancel([view.job])
     elif view.beat and (view.state is None or view.state.word != "CANCELLED" or view.state.out_of_memory):
         for task in suspects(view, places):
             _accuse(task, view, reason, places)
