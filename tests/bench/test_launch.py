@@ -220,9 +220,12 @@ def _wait(what, seconds=30.0):
 def test_workers_stop_with_their_parent(home, suite, blow):
     path = suite(trouble("slow", f', trouble_file = "{home}/begun"').replace("trouble_seed = 1, ", ""))
     command = [sys.executable, "-m", "bench", "run", str(path), "--jobs", "1"]
+    # Tests that a shell runs in the background ignore Ctrl-C, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     parent = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     try:
         _wait((home / "begun").exists)
         children = _children(parent.pid)
