@@ -19,7 +19,7 @@ from typing import Any
 from bench import artifacts
 from bench.launch import Places, Task, record
 from bench.records import BenchError, cell_from, training_from
-from bench.slurm import cluster
+from bench.slurm import cluster, jobs
 
 SILENT_SECONDS = 30.0  # three heartbeats
 _STATUS = {"oom": "oom", "TIMEOUT": "timeout", "DEADLINE": "timeout"}
@@ -53,7 +53,7 @@ class View:
     submission: Submission
     index: int
     job: str
-    state: cluster.JobState | None
+    state: jobs.JobState | None
     beat: Mapping[str, Any]
 
     @property
@@ -114,11 +114,11 @@ def views(runs: Path, *, ask: bool = True) -> list[View]:
         over = exits(submission)
         open_packs += [(submission, i) for i in range(len(submission.manifest["packs"])) if i not in over]
     ids = [s.jobs[str(i)] for s, i in open_packs if str(i) in s.jobs]
-    states = cluster.states(ids) if ask and ids else {}
+    states = jobs.states(ids) if ask and ids else {}
     return [_view(s, i, states) for s, i in open_packs]
 
 
-def _view(submission: Submission, index: int, states: Mapping[str, cluster.JobState]) -> View:
+def _view(submission: Submission, index: int, states: Mapping[str, jobs.JobState]) -> View:
     job = submission.jobs.get(str(index), "")
     beat: Mapping[str, Any] = {}
     with contextlib.suppress(BenchError):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.records import BenchError
-from bench.slurm import cluster
-from bench.slurm.cluster import JobState
+from bench.slurm import cluster, jobs
+from bench.slurm.jobs import JobState
 
 DEAD = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
 NO_JOB = "slurm_load_jobs error: Invalid job id specified\n"
@@ -106,13 +106,13 @@ def say(tmp_path, monkeypatch):
     ],
 )
 def test_ids_of_arrays_are_expanded(job, tasks):
-    assert cluster.expand(job) == tasks
+    assert jobs.expand(job) == tasks
 
 
 def test_the_queue_wins_over_old_records(say):
     say("squeue", "7_[3,5-6%2]|PENDING||JobArrayTaskLimit\n7_1|RUNNING|node2|None\n8|PENDING||BeginTime\n")
     say("sacct", "8|NODE_FAIL|0:0|node3\n8.batch|CANCELLED||node3\n8|PENDING|0:0|None assigned\n")
-    found = cluster.states(["7_1", "7_5", "8", "7"])
+    found = jobs.states(["7_1", "7_5", "8", "7"])
     assert found["7_1"] == JobState("RUNNING", "", "node2", queued=True)
     assert found["7_5"] == JobState("PENDING", "JobArrayTaskLimit", queued=True)
     assert found["8"] == JobState("PENDING", "BeginTime", restarts=1, queued=True)
@@ -134,7 +134,7 @@ def test_records_tell_the_ends(say):
         "9|CANCELLED by 1000|0:0|None assigned||2000M\n"
         "14|REQUEUED|0:0|node3||1M\n14.batch|CANCELLED|0:15|node3||\n14|TIMEOUT|0:0|node4||1M\n",
     )
-    found = cluster.states(["1", "2", "3", "5", "7", "8", "9", "14"])
+    found = jobs.states(["1", "2", "3", "5", "7", "8", "9", "14"])
     assert found["1"] == JobState("COMPLETED", "", "node1", 0)
     assert found["2"] == JobState("FAILED", "exit code 3", "node1", 3)
     assert found["3"] == JobState("FAILED", "signal 9", "node2", 0, 9)
@@ -152,12 +152,12 @@ def test_records_tell_the_ends(say):
 def test_a_task_of_its_own_wins_over_the_range_that_is_told_late(say):
     own = "1_0|COMPLETED|0:0|node1\n1_3|FAILED|1:0|node1\n"
     say("sacct", f"{own}1_[0-3%1]|CANCELLED by 0|0:0|None assigned\n")
-    found = cluster.states(["1_0", "1_1", "1_3"])
+    found = jobs.states(["1_0", "1_1", "1_3"])
     assert [state.word for state in found.values()] == ["COMPLETED", "CANCELLED", "FAILED"]
     assert [state.restarts for state in found.values()] == [0, 0, 0]
     say("scontrol", ARRAY)
     say("sacct", err=OFF, code=1)
-    found = cluster.states(["9_4", "9_5"])
+    found = jobs.states(["9_4", "9_5"])
     assert found["9_4"] == JobState("TIMEOUT", "ran into its time limit", "node1", 0, 15)
     assert found["9_5"] == JobState("PENDING", "JobArrayTaskLimit")
 
@@ -165,20 +165,20 @@ def test_a_task_of_its_own_wins_over_the_range_that_is_told_late(say):
 def test_without_accounting_the_controller_remembers_for_a_while(say):
     say("squeue", err=NO_JOB, code=1)
     say("scontrol", KILLED)
-    assert cluster.states(["5"]) == {"5": JobState("FAILED", "signal 9", "node3", 137, 9, 2)}
+    assert jobs.states(["5"]) == {"5": JobState("FAILED", "signal 9", "node3", 137, 9, 2)}
     say("scontrol", err=NO_JOB, code=1)
-    state = cluster.states(["5"])["5"]
+    state = jobs.states(["5"])["5"]
     assert (state.word, state.gone, state.alive, state.dead) == ("UNKNOWN", True, False, False)
 
 
 @pytest.mark.parametrize("word", ["NODE_FAIL", "PREEMPTED", "REQUEUED"])
 def test_what_may_return_is_dead_only_when_the_controller_has_it_no_more(say, word):
     say("sacct", f"5|{word}|0:0|node3\n")
-    assert cluster.states(["5"])["5"].dead
+    assert jobs.states(["5"])["5"].dead
     say("scontrol", KILLED.replace("=FAILED", "=PENDING"))
-    assert cluster.states(["5"])["5"].alive
+    assert jobs.states(["5"])["5"].alive
     say("squeue", err=DEAD, code=1)
-    state = cluster.states(["5"])["5"]
+    state = jobs.states(["5"])["5"]
     assert (state.word, state.alive, state.dead, state.gone) == ("UNKNOWN", False, False, False)
 
 
@@ -189,21 +189,21 @@ def test_a_silent_controller_is_no_death(say, record):
         say("squeue", **silence)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(cluster.run.__kwdefaults__, "timeout", 0.3)
-            state = cluster.states(["5"])["5"]
+            state = jobs.states(["5"])["5"]
         assert state == JobState("UNKNOWN", "SLURM does not answer")
     say("squeue")
     say("scontrol", err=DEAD, code=1)
-    assert cluster.states(["5"])["5"] == JobState("UNKNOWN", "SLURM does not answer")
+    assert jobs.states(["5"])["5"] == JobState("UNKNOWN", "SLURM does not answer")
 
 
 def test_a_record_that_is_final_needs_no_controller(say):
     say("squeue", err=DEAD, code=1)
     say("sacct", "5|FAILED|1:0|node3\n")
-    assert cluster.states(["5"])["5"].dead
+    assert jobs.states(["5"])["5"].dead
 
 
 def test_nothing_asked_asks_nothing(say):
-    assert cluster.states([]) == {}
+    assert jobs.states([]) == {}
     cluster.cancel([])
     assert say.calls() == []
 
@@ -239,7 +239,7 @@ def test_no_slurm_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(BenchError, match="scontrol is not on this machine's PATH") as told:
         cluster.limits()
     assert "\n" not in str(told.value)
-    assert cluster.states(["5"])["5"].word == "UNKNOWN"
+    assert jobs.states(["5"])["5"].word == "UNKNOWN"
 
 
 def test_names_are_found_by_equality(say):
@@ -281,7 +281,7 @@ def test_settings_of_users_do_not_reshape_what_is_printed(say, tmp_path, monkeyp
 
 def _reach(job, condition, seconds=30.0):
     end = time.monotonic() + seconds
-    while not condition(state := cluster.states([job])[job]):
+    while not condition(state := jobs.states([job])[job]):
         assert time.monotonic() < end, state
         time.sleep(0.2)
     return state
@@ -303,7 +303,7 @@ def test_states_of_real_jobs(slurm, accounting):
     after = live.sbatch("true", f"--dependency=afterok:{bad}")
     _reach(killed, lambda state: state.word == "RUNNING")
     assert cluster.find("o'dd, name|x") == [killed]
-    assert cluster.states([f"{array}_400"])[f"{array}_400"].word == "PENDING"
+    assert jobs.states([f"{array}_400"])[f"{array}_400"].word == "PENDING"
     assert _reach(good, lambda state: state.dead).word == "COMPLETED"
     assert _reach(bad, lambda state: state.dead).reason == "exit code 3"
     waits = _reach(after, lambda state: state.reason == "DependencyNeverSatisfied")
@@ -318,7 +318,7 @@ def test_states_of_real_jobs(slurm, accounting):
     _reach(oom, lambda state: state.dead and state.out_of_memory == accounting)
     cluster.cancel([array, after, good, "99999"])
     assert _reach(array, lambda state: state.dead).word in {"CANCELLED", "COMPLETED"}
-    assert cluster.states(["99999"])["99999"].gone
+    assert jobs.states(["99999"])["99999"].gone
 
 
 @pytest.mark.slow
@@ -336,7 +336,7 @@ def test_a_real_job_that_runs_again_is_alive_all_the_time(slurm, accounting):
     waited = {again, lost, *([shoved] if accounting else [])}  # preemption has its grace time: once is enough
     end = time.monotonic() + 30
     while not all("PENDING" in seen[job] for job in waited):
-        found = cluster.states(seen)
+        found = jobs.states(seen)
         assert all(state.alive for state in found.values()), found
         for job, state in found.items():
             seen[job].add(state.word)
@@ -355,7 +355,7 @@ def test_a_real_controller_that_is_silent_makes_nothing_dead(slurm, accounting):
     _reach(done, lambda state: state.dead)
     with live.frozen_controller(), pytest.MonkeyPatch.context() as patch:
         patch.setitem(cluster.run.__kwdefaults__, "timeout", 1.0)
-        found = cluster.states([job, done])
+        found = jobs.states([job, done])
         assert (found[job].word, found[job].gone) == ("UNKNOWN", False)
         assert found[done].dead == accounting
         with pytest.raises(BenchError, match="did not answer within"):
@@ -363,7 +363,7 @@ def test_a_real_controller_that_is_silent_makes_nothing_dead(slurm, accounting):
     live.stop_controller()  # killed hard it forgets what was submitted within the last seconds
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cluster.run.__kwdefaults__, "timeout", 1.0)
-        assert cluster.states([job])[job].word == "UNKNOWN"
+        assert jobs.states([job])[job].word == "UNKNOWN"
     live.start_controller()
     assert _reach(job, lambda state: state.word != "UNKNOWN").alive
 

@@ -10,7 +10,7 @@ import pytest
 from bench.launch import Places
 from bench.records import BenchError
 from bench.slurm import cluster, follow, ledger
-from bench.slurm.cluster import JobState
+from bench.slurm.jobs import JobState
 
 HELD = JobState("PENDING", "launch failed requeued held", queued=True)
 
