@@ -20,7 +20,7 @@ import pytest
 
 from bench.records import EQUAL_COLUMNS
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SEED = int(os.environ.get("BENCH_CHAOS_SEED", "0"))
 ROUNDS = int(os.environ.get("BENCH_CHAOS_ROUNDS", "1"))  # faults of each kind
