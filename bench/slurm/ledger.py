@@ -141,12 +141,12 @@ def task_from(record: Mapping[str, Any]) -> Task:
 def owned(live: Iterable[View]) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
     """Cells that live packs will bring, as (training, cell); and which jobs make a training."""
     cells: set[tuple[str, str]] = set()
-    jobs: dict[str, tuple[str, ...]] = {}
+    makers: dict[str, tuple[str, ...]] = {}
     for view in live:
         for training, names in view.owns.items():
             cells |= {(training, name) for name in names}
-            jobs[training] = (*jobs.get(training, ()), view.job)
-    return cells, jobs
+            makers[training] = (*makers.get(training, ()), view.job)
+    return cells, makers
 
 
 # ---- sweeping (under the ledger's lock) ----------------------------------------------------------
