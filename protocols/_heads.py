@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-5  # batch normalization's
+FAINT = -40.0  # the logarithm of a probability that moves no weight in float32
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ class Heads(nn.Module):
         logs = F.log_softmax(logits, 1)
         own = labels.expand(self.count, 1, -1)
         losses = -logs.gather(1, own).mean((1, 2))
-        error = logs.exp_().scatter_add_(1, own, logs.new_full((), -1.0).expand_as(own)).div_(len(features))
+        # A certain head would leave the other classes subnormal numbers, with which processors are slow.
+        chances = logs.clamp_(min=FAINT).exp_()
+        error = chances.scatter_add_(1, own, logs.new_full((), -1.0).expand_as(own)).div_(len(features))
         return losses, error.view(-1, len(features))
 
     def _descend(self, weight: Tensor, velocity: Tensor, gradient: Tensor, rates: Tensor) -> None:

@@ -110,7 +110,8 @@ class Bare:
         if self.norm == "batch":
             features = F.batch_norm(features, self.mean, self.var, training=True, momentum=0.1, eps=EPS)
         logits = torch.addmm(self.bias, self.weight, features.t())
-        error = logits.view(len(RATES), CLASSES, -1).softmax(1)
+        chances = logits.view(len(RATES), CLASSES, -1).softmax(1)
+        error = chances.clamp_(min=1e-17)  # subnormal numbers are slow
         error[:, labels, torch.arange(len(labels))] -= 1
         error = error.flatten(0, 1).div_(len(labels))
         gradient = error @ features

@@ -68,6 +68,17 @@ def test_steps_are_those_of_autograd_and_torch(nesterov, norm):
     torch.testing.assert_close(x @ weight[0].t() + bias[0], nets[0](norms(x)).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_certain_heads_leave_no_subnormal_numbers():
+    """exp(-95) / 16 is one, and a processor may take many times as long for a product with it."""
+    heads, x = Heads(4, 4, Descent((0.1,), 0.9, True, 0.0), "none", CPU), torch.eye(4).repeat(4, 1)
+    losses, error = heads.error(x, torch.arange(4).repeat(4), 95 * torch.eye(4), torch.zeros(4))
+    sizes = torch.cat([error.flatten(), (error @ x).flatten(), (error @ x / 1e6).flatten()]).abs()
+    assert losses.item() == 0
+    assert (sizes > 0).any()
+    assert not ((sizes > 0) & (sizes < torch.finfo(torch.float32).tiny)).any()
+    assert sizes.max() < 1e-15  # and no weight moves by it
+
+
 def test_a_batchs_statistics_are_a_channels_as_in_the_papers_code():
     """The releases normalize maps (N, C, h, w) by BatchNorm2d without scale and shift, and flatten them then."""
     generator = torch.Generator().manual_seed(0)
