@@ -152,17 +152,29 @@ def why(cell: str, runs: Path) -> int:
 @click.option(
     "--rows", is_flag=True, help="The rows of the suite's table in RESULTS, whose runs are not here."
 )
+@click.option(
+    "--code",
+    type=click.Path(path_type=Path),
+    help="With --rows made on another machine, where the last bits differ: a checkout of the code that made "
+    "them (git worktree add CODE COMMIT), which is run here too, to compare with.",
+)
 @_runs
 @_results
 @_data
-def adopt(suite: str, check: int, seed: int, rows: bool, runs: Path, results: Path, data: Path) -> int:
+def adopt(
+    suite: str, check: int, seed: int, rows: bool, code: Path | None, runs: Path, results: Path, data: Path
+) -> int:
     """Take over results that older code made, after a few of them were run again and came out equal to the bit."""
     from bench import history
 
+    if code and not rows:
+        raise BenchError(
+            "--code goes with --rows: of runs that are here the older code's results are here too"
+        )
     loaded, planned = _load(suite)
     places = _places(runs, results, data)
     if rows:
-        taken = history.adopt_rows(loaded.name, planned, places, check, seed, click.echo)
+        taken = history.adopt_rows(loaded.name, planned, places, check, seed, click.echo, code)
     else:
         taken = history.adopt(planned, places, check, seed, click.echo)
     if taken:

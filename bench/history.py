@@ -122,8 +122,8 @@ def _sample(stale: Sequence[Task], count: int, seed: int) -> list[Task]:
 
 
 @contextlib.contextmanager
-def _run_again(todo: Sequence[Task], places: Places) -> Iterator[Path]:
-    """Make trainings and their cells anew, in a folder that is gone afterwards."""
+def _run_again(todo: Sequence[Task], places: Places, checkout: Path | None = None) -> Iterator[Path]:
+    """Make trainings and their cells anew, by a checkout's code, in a folder that is gone afterwards."""
     try:
         places.runs.mkdir(parents=True, exist_ok=True)
         aside = tempfile.TemporaryDirectory(prefix="adopt", dir=places.runs)
@@ -133,20 +133,34 @@ def _run_again(todo: Sequence[Task], places: Places) -> Iterator[Path]:
         ) from error
     with aside as scratch:
         fresh = replace(places, runs=Path(scratch) / "runs")
-        for event in executor(None, todo).run(todo, fresh):
+        for event in executor(None, todo, checkout).run(todo, fresh):
             for problem in event.problems:
                 raise BenchError(f"re-running failed: {problem}")
         yield fresh.runs
 
 
 def adopt_rows(
-    suite: str, planned: Sequence[Planned], places: Places, count: int, seed: int, say: Callable[[str], None]
+    suite: str,
+    planned: Sequence[Planned],
+    places: Places,
+    count: int,
+    seed: int,
+    say: Callable[[str], None],
+    checkout: Path | None = None,
 ) -> int:
     """:func:`adopt` for the suite's table, whoever made its rows: those of ``count`` trainings are made again.
 
     Where they are equal to the bit, the rows of all cells of which only the code differs get today's ids; the
     column ``commit`` goes on saying what made them. Returns how many trainings were taken over.
+
+    :param checkout: of the code that made the rows. It is run here too, and equal to it is what counts: the
+        last bits of the rows are those of the machine they were made on.
     """
+    if checkout and not (checkout / "bench" / "serve.py").is_file():
+        raise BenchError(
+            f"--code {checkout}: is no checkout of this project (it has no bench/serve.py); make one with: "
+            "git worktree add FOLDER COMMIT"
+        )
     path = places.results / f"{suite}.csv"
     rows = store.measured(path)
     older = {_without_code(cell): cell for cell in rows}
@@ -161,19 +175,49 @@ def adopt_rows(
         say(f"nothing to adopt: {path} has no rows of other code where this suite's would stand")
         return 0
     picked = _sample(todo, count, seed)
-    with _run_again(picked, places) as fresh:
-        for task in picked:
-            cells = {artifacts.cell_id(cell) for cell in task.cells}
-            again = fresh.with_suffix(".csv")
-            own = [one for one in planned if artifacts.cell_id(one.cell) in cells]
-            store.write_csv(again, store.collect(suite, own, fresh))
-            made = store.recorded(again)
-            for cell in sorted(cells):
-                if _told(made.get(cell, [])) != _told(rows[stale[cell]]):
-                    raise BenchError(f"{stale[cell]}: comes out differently today: nothing was adopted")
+    with contextlib.ExitStack() as folders:
+        before = folders.enter_context(_run_again(picked, places, checkout)) if checkout else None
+        olds = [_made_by(before, task, stale) for task in picked] if before else []
+        fresh = folders.enter_context(_run_again(picked, places))
+        for task, old in itertools.zip_longest(picked, olds):
+            if old:
+                _compare(task, old, fresh)
+            else:
+                _compare_rows([one for one in planned if one.cell in task.cells], rows, stale, fresh)
             say(f"equal: {artifacts.training_id(task.training)}")
     _rename(path, {old: today[name] for name, old in stale.items()})
     return len(todo)
+
+
+def _made_by(runs: Path, task: Task, stale: Mapping[str, str]) -> Path:
+    """The folder of what another checkout made, if that is what the rows are of."""
+    folder = _old(task, runs)
+    for cell in task.cells:
+        old, wanted = folder and _old_cell(folder, cell), stale[artifacts.cell_id(cell)]
+        made = f"{folder.name}/{old.stem}" if folder and old else "nothing"
+        if made != wanted:
+            raise BenchError(
+                f"--code: made {made}, not {wanted}: give the code that made the rows (column commit)"
+            )
+    assert folder is not None
+    return folder
+
+
+def _compare_rows(
+    planned: Sequence[Planned],
+    rows: Mapping[str, list[dict[str, Any]]],
+    stale: Mapping[str, str],
+    fresh: Path,
+) -> None:
+    again = fresh.with_suffix(".csv")
+    store.write_csv(again, store.collect("again", planned, fresh))
+    made = store.recorded(again)
+    for cell in sorted({artifacts.cell_id(one.cell) for one in planned}):
+        if _told(made.get(cell, [])) != _told(rows[stale[cell]]):
+            raise BenchError(
+                f"{stale[cell]}: comes out differently today: nothing was adopted (on another machine the last "
+                "bits differ: --code runs the code that made the rows here too)"
+            )
 
 
 def _without_code(cell: str) -> tuple[str, str]:

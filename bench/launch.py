@@ -240,6 +240,21 @@ class LocalProcesses(Executor):
             listener.join(1)
 
 
+class OtherCode(LocalProcesses):
+    """Workers of another checkout of this project."""
+
+    def __init__(self, count: int, checkout: Path) -> None:
+        super().__init__(count)
+        self.checkout = checkout.resolve()
+
+    def environment(self, key: int) -> dict[str, str]:
+        found = os.environ.get("PYTHONPATH")
+        return {"PYTHONPATH": os.pathsep.join([str(self.checkout), *([found] if found else [])])}
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-P", "-m", "bench.serve"]  # -P: not this folder's code
+
+
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C reaches all processes of a terminal; who is started here leaves the answer to its parent."""
@@ -287,12 +302,16 @@ def _mark(path: Path, outcome: dict[str, str]) -> None:
     artifacts.merge_json(path, {**outcome, "attempt": attempt})
 
 
-def executor(jobs: int | None, todo: Sequence[Task]) -> Executor:
-    """``jobs`` local processes; 0 is this process; by default as many as the cores carry."""
+def executor(jobs: int | None, todo: Sequence[Task], checkout: Path | None = None) -> Executor:
+    """``jobs`` local processes; 0 is this process; by default as many as the cores carry.
+
+    :param checkout: of the code that they run, by default this one.
+    """
     if jobs == 0:
         return InProcess()
     if jobs is not None and jobs < 0:
         raise BenchError(f"--jobs must be 0 (this process) or a number of processes, not {jobs}")
     threads = max((task.training.threads * task.training.processes for task in todo), default=1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return LocalProcesses(jobs or max(1, cores // threads))
+    count = jobs or max(1, cores // threads)
+    return OtherCode(count, checkout) if checkout else LocalProcesses(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -181,6 +182,78 @@ def test_rows_whose_runs_are_elsewhere_are_taken_over(here, finished, bench, edi
             assert changed == {"training", "code_digest"}  # a training's code, not a protocol's
     assert names(home) == []
     assert "nothing to adopt" in bench("adopt", finished, "--rows").out
+
+
+@pytest.fixture
+def checkout(toys, home):
+    """A folder with the code as it is now, toys and all."""
+    shutil.copytree(toys, home / "older")
+    for package in ("bench", "methods", "protocols"):
+        (home / "older" / package).symlink_to(Path(__file__).parents[2] / package)
+    return home / "older"
+
+
+@pytest.fixture
+def elsewhere(home):
+    """Makes the table look as if another machine had measured it."""
+
+    def change():
+        table = home / "results" / "toy.csv"
+        found = [row for rows in store.recorded(table).values() for row in rows]
+        store.write_csv(table, [row | {"value": repr(float(row["value"]) * (1 + 2.0**-50))} for row in found])
+        shutil.rmtree(home / "runs")
+        return [row["value"] for rows in store.recorded(table).values() for row in rows]
+
+    return change
+
+
+@pytest.mark.slow
+def test_rows_of_another_machine_are_held_against_the_code_that_made_them(
+    finished, checkout, elsewhere, bench, edit, home
+):
+    before = elsewhere()
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    alone = bench("adopt", finished, "--rows", "--check", 1)
+    assert alone.code == 2
+    assert "--code runs the code that made the rows here too" in alone.err
+    done = bench("adopt", finished, "--rows", "--check", 1, "--code", checkout)
+    assert done.code == 0, done.err
+    assert "adopted 2 trainings" in done.out
+    after = store.recorded(home / "results" / "toy.csv")
+    assert set(after) == {artifacts.cell_id(p.cell) for p in plan.cells(load(str(finished)))}
+    assert [row["value"] for rows in after.values() for row in rows] == before  # its own, of that machine
+    assert names(home) == []
+
+
+@pytest.mark.slow
+def test_code_that_makes_other_numbers_is_found_out_on_any_machine(
+    finished, checkout, elsewhere, bench, edit, home
+):
+    elsewhere()
+    before = (home / "results" / "toy.csv").read_bytes()
+    edit("norms.py", "float(norm) * self.factor", "float(norm) * self.factor * (1 + 2.0**-52)")
+    done = bench("adopt", finished, "--rows", "--code", checkout)
+    assert done.code == 2
+    assert "comes out differently today: nothing was adopted" in done.err
+    assert (home / "results" / "toy.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_checkout_of_other_code_proves_nothing(finished, elsewhere, checkout, bench, edit, home):
+    elsewhere()
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    shutil.copy(home / "thirdparty" / "toy_units" / "part.py", checkout / "toy_units" / "part.py")
+    done = bench("adopt", finished, "--rows", "--code", checkout)
+    assert done.code == 2
+    assert "give the code that made the rows (column commit)" in done.err
+
+
+def test_a_folder_without_code_is_no_checkout(here, finished, bench, edit, home):
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    done = bench("adopt", finished, "--rows", "--code", home)
+    assert done.code == 2
+    assert "is no checkout of this project" in done.err
+    assert bench("adopt", finished, "--code", home).err.startswith("bench: --code goes with --rows")
 
 
 def test_rows_that_are_not_taken_over_stay_as_they_were(here, suite, bench, edit, home):
