@@ -233,11 +233,8 @@ def _told(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def _rename(path: Path, cells: Mapping[str, Cell]) -> None:
     """Give the rows of these cells, by their old ids, today's."""
-    found = store.recorded(path).items()
-    store.write_csv(
-        path,
-        [row | (store.ids(cells[name]) if name in cells else {}) for name, rows in found for row in rows],
-    )
+    rows = store.in_order(path)
+    store.write_csv(path, [row | (store.ids(cells[name]) if name in cells else {}) for name, row in rows])
 
 
 def _old(task: Task, runs: Path) -> Path | None:

@@ -38,16 +38,24 @@ def measured(path: Path) -> dict[str, list[Row]]:
 
 
 def recorded(path: Path) -> dict[str, list[Row]]:
-    """The rows of a table that was written before, by cell id; of cells with a damaged line, and of a file that is no such table, nothing."""
+    """:func:`in_order` by cell id."""
+    found: dict[str, list[Row]] = {}
+    for cell, row in in_order(path):
+        found.setdefault(cell, []).append(row)
+    return found
+
+
+def in_order(path: Path) -> list[tuple[str, Row]]:
+    """The rows of a table that was written before, with their cells' ids; of cells with a damaged line, and of a file that is no such table, nothing."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            found: dict[str, list[Row]] = {}
-            for row in reader if tuple(reader.fieldnames or ()) == COLUMNS else ():
-                found.setdefault(f"{row['training']}/{row['cell']}", []).append(row)
+            ours = tuple(reader.fieldnames or ()) == COLUMNS
+            rows = [(f"{row['training']}/{row['cell']}", row) for row in reader] if ours else []
     except (OSError, csv.Error, UnicodeDecodeError):
-        return {}
-    return {cell: rows for cell, rows in found.items() if not any(map(_torn, rows))}
+        return []
+    damaged = {cell for cell, row in rows if _torn(row)}
+    return [(cell, row) for cell, row in rows if cell not in damaged]
 
 
 def _torn(row: Row) -> bool:

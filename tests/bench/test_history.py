@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench import artifacts, history, launch, store
@@ -268,6 +269,20 @@ def test_rows_that_are_not_taken_over_stay_as_they_were(here, suite, bench, edit
     assert len(after) == len(before)
     kept = [line for line in after if line in before]
     assert len(kept) == 1 + sum(",other," in line for line in before)
+
+
+def test_rows_keep_their_places(here, suite, bench, edit, home):
+    """Two names for the same cells: a table shows its methods in the order of its rows."""
+    path = suite("[methods]\nwalker = {}\ntwin = {use = 'walker'}", top="seeds = 2")
+    assert bench("run", path, "--jobs", 0).code == 0
+    table = home / "results" / "toy.csv"
+    before = pd.read_csv(table, dtype=str, keep_default_na=False)
+    assert list(before.label.drop_duplicates()) == ["walker", "twin"]
+    edit("part.py", "STEP = 0.25", "STEP = 1 / 4")
+    assert "adopted 2 trainings" in bench("adopt", path, "--rows").out
+    after = pd.read_csv(table, dtype=str, keep_default_na=False)
+    same = [column for column in before if column not in ("training", "code_digest")]
+    pd.testing.assert_frame_equal(after[same], before[same])
 
 
 def test_what_is_run_again_is_of_different_methods_first(suite, bench, home):
