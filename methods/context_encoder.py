@@ -102,7 +102,7 @@ class ContextEncoder(Loop):
         images = unit(batch.views[0])
         hole = self._holes(batch.draws(), images)
         made = self._paint(model, images, hole)
-        true = self._small(images) * 2 - 1
+        true = (self._small(images) * 2).sub_(1)
         weights = self._small(masks.emphasized(hole, self.overlap, self.emphasis, self.known))
         root = weights.sqrt()
         error = F.mse_loss(made * root, true * root, reduction="sum") / (3 * (weights > 0).sum())
@@ -122,9 +122,8 @@ class ContextEncoder(Loop):
     def _cut(self, images: Tensor, hole: Tensor) -> Tensor:
         """What the encoder sees."""
         color = images.new_tensor(_MEAN).view(1, 3, 1, 1)
-        return channels_last(
-            torch.where(hole, images.mean((2, 3), keepdim=True) if self.fill == "image" else color, images)
-        )
+        filling = images.mean((2, 3), keepdim=True) if self.fill == "image" else color
+        return channels_last(torch.lerp(images, filling, hole.to(images.dtype)))  # faster than torch.where
 
     def _paint(self, model: Model, images: Tensor, hole: Tensor) -> Tensor:
         encoder = model.encoder

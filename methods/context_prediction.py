@@ -116,18 +116,18 @@ class ContextPrediction(Loop):
         patches = patch_looks.standardize(patches, self.normalize)
         if self.colors == "drop":
             kept = draws.integers(3, self.grid**2).flatten()
-            noise = self.noise * tiles.noise(draws, self.grid**2, 3, self.patch)
-            patches = patch_looks.drop_colors(patches, kept, noise)
+            noise = tiles.noise(draws, self.grid**2, 3, self.patch)
+            patches = patch_looks.drop_colors(patches, kept, noise, self.noise)
         return patches
 
     def _shrunk(self, patches: Tensor, draws: Draws) -> Tensor:
-        """Some of the patches through a smaller size, whose area is uniform."""
+        """Some of the patches, in their place, through a smaller size, whose area is uniform."""
         chosen = (draws.uniform(self.grid**2) < self.shrink).flatten().nonzero()[:, 0]
         least, most = self.shrunk
         areas = draws.uniform(self.grid**2, low=least**2, high=(most + 1) ** 2).flatten()
         sizes = areas[chosen].sqrt().long().clamp(least, most)
         matrices = resampling.through(self.patch, least, most).to(patches.device)[sizes - least]
-        return patches.index_copy(0, chosen, resampling.resample(patches[chosen], matrices))
+        return patches.index_copy_(0, chosen, resampling.resample(patches[chosen], matrices))
 
 
 def neighbors(rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

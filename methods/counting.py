@@ -82,7 +82,7 @@ class Counting(Loop):
     def losses(self, model: Model, state: State, batch: Batch, done: int, total: int) -> dict[str, Tensor]:
         """Eq. 4, its two terms apart; y is the image that follows in the batch."""
         halved, quarters = self.parts(batch.views[0], batch.draws())
-        pieces = views.channels_last(torch.cat([halved, quarters.flatten(0, 1)]))
+        pieces = torch.cat([views.channels_last(halved), quarters.flatten(0, 1)])
         counted = model.parts["counter"](model.encoder(pieces)).float()
         whole, parts = counted[: len(batch)], counted[len(batch) :].view(len(batch), _ROWS**2, -1)
         same, other = counting_terms(whole, parts.sum(1), self.margin)
@@ -95,7 +95,11 @@ class Counting(Loop):
         bank = torch.stack([resampling.matrix(self.crop, side, name) for name in self.filters])
         drawn = draws.integers(len(self.filters))
         halved = resampling.resample(images, bank.to(images.device)[drawn])
-        return halved, tiles.cut(images, tiles.scattered(draws, _ROWS, side, 0), side)
+        apart = images.view(len(images), 3, _ROWS, side, _ROWS, side).permute(0, 2, 4, 3, 5, 1)
+        quarters = apart.reshape(
+            len(images), _ROWS**2, side, side, 3
+        )  # channels last: one copy, as halves go
+        return halved, quarters.permute(0, 1, 4, 2, 3)
 
 
 def counting_terms(whole: Tensor, summed: Tensor, margin: float) -> tuple[Tensor, Tensor]:

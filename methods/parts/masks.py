@@ -51,7 +51,8 @@ def _regions(draws: Draws, side: int, area: float, cells: int) -> Tensor:
     ]  # of one axis; the other one's is the same
     with torch.autocast(stretch.device.type, enabled=False):  # ties would change the area
         smooth = (stretch @ draws.normal(cells, cells) @ stretch.T).flatten(1)
-    limit = smooth.kthvalue(max(1, round(area * side * side)), 1, keepdim=True).values
+    lowest = smooth.topk(max(1, round(area * side * side)), 1, largest=False, sorted=False).values
+    limit = lowest.amax(1, keepdim=True)
     return (smooth <= limit).view(-1, 1, side, side)
 
 
@@ -61,8 +62,8 @@ def emphasized(hole: Tensor, overlap: int, emphasis: float, known: float) -> Ten
     :param known: the weight of all others.
     """
     removed = hole.float()
-    # All images as the channels of one, an axis after the other: a fiftieth of the work.
-    near, reach = removed.transpose(0, 1).contiguous(memory_format=torch.channels_last), 2 * overlap + 1
-    near = F.max_pool2d(near, (reach, 1), 1, (overlap, 0))
-    near = F.max_pool2d(near, (1, reach), 1, (0, overlap)).transpose(0, 1)
-    return removed + emphasis * (near - removed) + known * (1 - near)
+    places = torch.arange(hole.shape[-1], device=hole.device)
+    band = ((places[:, None] - places).abs() <= overlap).float()
+    near = (band @ removed @ band > 0).float()  # a product takes a fifth of a pooling's time
+    weights = removed + emphasis * (near - removed)
+    return weights + known * (1 - near) if known else weights

@@ -26,7 +26,7 @@ def standardize(patches: Tensor, how: str) -> Tensor:
         return patches
     centered = patches - patches.mean((2, 3), keepdim=True)
     if how == "mean":
-        return centered + _MIDDLE
+        return centered.add_(_MIDDLE)
     length = torch.linalg.vector_norm(centered, dim=(2, 3), keepdim=True)
     deviation = length / patches[0, 0].numel() ** 0.5
     return torch.addcmul(patches.new_tensor(_MIDDLE), centered, _CONTRAST / deviation.clamp_min(_FLAT))
@@ -38,18 +38,20 @@ def gray(patches: Tensor, which: Tensor) -> Tensor:
     return torch.lerp(patches, mean.expand_as(patches), which.to(patches.dtype).view(-1, 1, 1, 1))
 
 
-def drop_colors(patches: Tensor, kept: Tensor, noise: Tensor) -> Tensor:
-    """Of each patch the channel ``kept`` (int64 (M,)) stays; ``noise`` times its deviation replaces the others.
+def drop_colors(patches: Tensor, kept: Tensor, noise: Tensor, part: float) -> Tensor:
+    """Of each patch the channel ``kept`` (int64 (M,)) stays; ``noise`` of a ``part`` of its deviation replaces the others.
 
     Doersch, Gupta & Efros, ICCV 2015, section 3.1. The noise lies around the channel's own mean.
 
-    :param noise: (M, 3, s, s), already of the wanted part of a deviation.
+    :param noise: (M, 3, s, s), of deviation 1.
     """
-    one = patches.gather(1, kept.view(-1, 1, 1, 1).expand(-1, 1, *patches.shape[2:]))
-    deviation, mean = torch.std_mean(one, (2, 3), correction=0, keepdim=True)
-    others = torch.addcmul(mean, noise, deviation)
-    stays = torch.arange(3, device=patches.device) == kept[:, None]
-    return torch.where(stays[:, :, None, None], one, others)
+    each = torch.arange(len(patches), device=patches.device)
+    one = patches[each, kept]
+    mean = one.mean((1, 2), keepdim=True)
+    length = torch.linalg.vector_norm(one - mean, dim=(1, 2), keepdim=True)
+    dropped = torch.addcmul(mean[:, None], noise, length[:, None], value=part / one[0].numel() ** 0.5)
+    dropped[each, kept] = one
+    return dropped
 
 
 def project_colors(patches: Tensor, which: Tensor | None = None) -> Tensor:

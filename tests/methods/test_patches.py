@@ -219,8 +219,8 @@ def test_standardized_patches_have_one_mean_and_one_deviation() -> None:
 
 def test_one_color_stays_and_noise_takes_the_place_of_the_others() -> None:
     patches, kept = floats(300, 16), torch.arange(300) % 3
-    noise = 0.01 * torch.randn(300, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = patch_looks.drop_colors(patches, kept, noise)
+    noise = torch.randn(300, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = patch_looks.drop_colors(patches, kept, noise, 0.01)
     for n in range(300):
         stays = int(kept[n])
         assert torch.equal(found[n, stays], patches[n, stays])
