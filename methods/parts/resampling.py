@@ -41,7 +41,5 @@ def through(side: int, least: int, most: int) -> Tensor:
 
 def resample(images: Tensor, matrices: Tensor) -> Tensor:
     """Images (N, C, s, s), each by its own matrix (N, t, s) on both sides: (N, C, t, t)."""
-    rows = matrices[:, None] @ images
-    return (rows.flatten(1, 2) @ matrices.mT).view(
-        *rows.shape[:3], -1
-    )  # channels as rows: one product an image
+    rows = matrices[:, None] @ images  # then the channels are rows too: one product an image
+    return (rows.flatten(1, 2) @ matrices.mT).view(*rows.shape[:3], -1)
