@@ -296,7 +296,7 @@ class Cluster:
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def _files(self) -> None:
-        for name in ("run", "munge", "state", "spool", "log", "mysql"):
+        for name in ("run", "munge", "state", "spool", "log", "mysql", "tmp"):
             (self.dir / name).mkdir()
         (self.dir / "munge").chmod(0o755)
         (self.dir / "owner").write_text(str(os.getpid()))
@@ -360,6 +360,9 @@ class Cluster:
         lines += [f"create user {user} identified by '{self.password}';" for user in users]
         lines += [f"grant all on slurm_acct_db.* to {user};" for user in users]
         options = ["--no-defaults", f"--datadir={self.dir / 'mysql'}", "--skip-log-bin"]
+        options += [
+            f"--tmpdir={self.dir / 'tmp'}"
+        ]  # a server that starts clears it, also of another's tables
         options += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"]
         options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900"]
         options += ["--user=root"] if os.getuid() == 0 else []

@@ -60,16 +60,18 @@ class Chaos:
     """Injects faults and counts them."""
 
     def __init__(self, cluster, path, home, seed):
-        self.cluster, self.path, self.home = cluster, path, home
+        self.cluster, self.path = cluster, path
         self.moments = random.Random(seed)
         self.counts = Counter()
         self.down = {}
         self.submitters = []
+        self.log = home / "submitters.log"
+        self.log.touch()
 
     def submitter(self):
         words = ["submit", self.path, "--wait", "--results", f"results{len(self.submitters)}"]
         command = [sys.executable, "-m", "bench", *map(str, words)]
-        with (self.home / "submitters.log").open("a") as log:
+        with self.log.open("a") as log:
             one = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         self.submitters.append(one)
         return one
@@ -183,13 +185,15 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
         top=f'seeds = {SEEDS}\nminutes = {2 * ROUNDS}\nbudget = "16 epochs"',
         protocols="norms = {factor = [1, 2, 3]}",
     )
-    calm = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", path, "--jobs", "6", "--runs", "calm", "--results", "calm"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    cluster = slurm(accounting=accounting)
-    assert calm.wait(300) == 0
+    undisturbed = ["run", path, "--jobs", "6", "--runs", "calm", "--results", "calm"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", *undisturbed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as calm:
+        try:
+            cluster = slurm(accounting=accounting)  # comes up meanwhile
+            assert calm.wait(300) == 0
+        finally:
+            calm.kill()  # of no effect on one that ended
     expected = numbers(home / "calm")
     assert len({row[:2] for row in expected}) == 3 * SEEDS
     begun = time.monotonic()
@@ -216,7 +220,7 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
         for one in chaos.submitters:
             one.kill()
             one.wait()
-        sys.stderr.write((home / "submitters.log").read_text())
+        sys.stderr.write(chaos.log.read_text())
         for what in ("job", "node"):
             sys.stderr.write(cluster.run("scontrol", "--all", "--oneliner", "show", what, check=False).stdout)
     assert last.returncode == 0, last.stderr
