@@ -360,9 +360,8 @@ class Cluster:
         lines += [f"create user {user} identified by '{self.password}';" for user in users]
         lines += [f"grant all on slurm_acct_db.* to {user};" for user in users]
         options = ["--no-defaults", f"--datadir={self.dir / 'mysql'}", "--skip-log-bin"]
-        options += [
-            f"--tmpdir={self.dir / 'tmp'}"
-        ]  # a server that starts clears it, also of another's tables
+        # A server that starts clears this folder, of another server's tables too.
+        options += [f"--tmpdir={self.dir / 'tmp'}"]
         options += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"]
         options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900"]
         options += ["--user=root"] if os.getuid() == 0 else []

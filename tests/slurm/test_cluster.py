@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -412,3 +413,11 @@ def test_a_cluster_whose_tests_were_killed_is_swept_away(slurm):
     assert not Path(folder).exists()
     with contextlib.suppress(FileNotFoundError):
         assert not Path(f"/proc/{pid}/cmdline").read_text()  # at most a zombie
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_new_cluster_leaves_the_tables_of_other_databases(slurm):
+    with tempfile.NamedTemporaryFile(prefix="#sql-temptable-", suffix=".MAI") as table:
+        slurm(nodes=1)  # a shape of its own: it is brought up here
+        assert Path(table.name).exists()
