@@ -96,9 +96,8 @@ class Counting(Loop):
         drawn = draws.integers(len(self.filters))
         halved = resampling.resample(images, bank.to(images.device)[drawn])
         apart = images.view(len(images), 3, _ROWS, side, _ROWS, side).permute(0, 2, 4, 3, 5, 1)
-        quarters = apart.reshape(
-            len(images), _ROWS**2, side, side, 3
-        )  # channels last: one copy, as halves go
+        # One copy, channels last, as the halves go.
+        quarters = apart.reshape(len(images), _ROWS**2, side, side, 3)
         return halved, quarters.permute(0, 1, 4, 2, 3)
 
 
