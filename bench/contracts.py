@@ -9,7 +9,7 @@ fields are its hyper-parameters and whose defaults are the paper's.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +66,12 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def views(
-        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+        self, batches: Iterable[Tensor], frames: Sequence[Frame], seed: int, epoch: int | Iterable[int]
     ) -> Iterator[list[Tensor]]:
         """For each int64 batch of indices, one tensor per frame.
+
+        ``batches`` may be endless; ``epoch`` is that of all of them, or one for each. Batches are read ahead, and
+        only within one call: who wants many asks for them at once.
 
         View v of image i is ``frames[v](image, Draws(seed, epoch, i, stream=v))``, whatever the
         batch it comes in. Tensors are on the run's device.

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TextIO
 
 from bench import pause
 from bench.records import training_from
@@ -20,8 +21,9 @@ def main() -> int:
     """Train as one rank."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who was started here follows rank 0
     os.dup2(2, 1)  # units' own prints
-    message = json.loads(sys.stdin.readline())
-    threading.Thread(target=_until_rank_0_is_gone, daemon=True).start()
+    rank_0 = pause.own_input()
+    message = json.loads(rank_0.readline())
+    threading.Thread(target=_until_it_is_gone, args=(rank_0,), daemon=True).start()
 
     from bench.distributed import from_environment
     from bench.worker import Place, follow
@@ -33,8 +35,8 @@ def main() -> int:
         return 0
 
 
-def _until_rank_0_is_gone() -> None:
-    sys.stdin.read()
+def _until_it_is_gone(rank_0: TextIO) -> None:
+    rank_0.read()
     os._exit(1)
 
 

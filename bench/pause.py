@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
+from typing import TextIO
 
 _asked = threading.Event()
 
@@ -28,3 +31,11 @@ def check() -> None:
     """
     if _asked.is_set():
         raise PausedError
+
+
+def own_input() -> TextIO:
+    """Standard input, taken away from everybody else: no thread then waits in ``sys.stdin``, whose lock others want."""
+    taken = os.fdopen(os.dup(0), encoding="utf-8")
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return taken

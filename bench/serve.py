@@ -47,7 +47,7 @@ def main() -> int:
     os.dup2(2, 1)
     speaker = _Speaker(out)
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    threading.Thread(target=_listen, args=(pause.own_input(), jobs), daemon=True).start()
 
     from bench.distributed import from_slurm
     from bench.worker import Job, Place, follow, work
@@ -84,13 +84,15 @@ def _rank() -> int:
     return seat.world.rank
 
 
-def _listen(jobs: queue.Queue[dict[str, Any]]) -> None:
-    for line in sys.stdin:
+def _listen(lines: TextIO, jobs: queue.Queue[dict[str, Any]]) -> None:
+    for line in lines:
         message = json.loads(line)
         if "pause" in message:
             pause.ask()  # the job at hand saves at its next step
-        else:
-            jobs.put(message)
+            continue
+        jobs.put(message)
+        if "stop" in message:
+            return
     os._exit(1)  # the parent died: what was saved stays, nobody waits for the rest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
@@ -302,6 +302,8 @@ class _Feed:
                     f"{part} images of a batch do not divide among {world} processes: change batch_size"
                 )
         self.parts = [part // world for part in (self.extra, self.share) if part]
+        self.labeled: Iterator[tuple[Tensor, list[Tensor]]] | None = None  # read ahead across epochs
+        self.cycled = 0  # the step that it has come to
 
     def whole(self, batch: Batch) -> Batch:
         """The batch of all processes, without its views."""
@@ -321,29 +323,35 @@ class _Feed:
 
     def batches(self, state: State, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch from the ``first``-th on; the incomplete last one is dropped."""
-        steps = itertools.count(epoch * self.per_epoch + first)
+        done = epoch * self.per_epoch + first
         source = self._epoch(state, epoch, first)
         if self.extra:
-            joined = zip(self._labeled(epoch * self.per_epoch + first), source, strict=False)
+            joined = zip(source, self._labeled_from(done), strict=False)
             source = (
                 (torch.cat([a, b]), [torch.cat(pair) for pair in zip(v, w, strict=True)])
-                for (a, v), (b, w) in joined
+                for (b, w), (a, v) in joined
             )
-        for step, (chosen, seen) in zip(steps, source, strict=False):
+        for step, (chosen, seen) in enumerate(source, done):
             index = chosen.to(self.run.device)
             labels = self.labels[index] if self.labels is not None else None
+            self.cycled = step + 1
             yield Batch(index, [views.channels_last(v) for v in seen], labels, self.flip, self.run.seed, step)
 
     def _epoch(self, state: State, epoch: int, first: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         indices = self.loop.epoch_order(self.samples, state, self.run.seed, epoch)
         chunks = _chunks(indices[: self.per_epoch * self.share], self.share)[first:]
-        if not self.loop.repeats:
-            yield from zip(chunks, self._views(chunks, epoch), strict=True)
-            return
-        for step, chunk in enumerate(chunks, epoch * self.per_epoch + first):
-            yield chunk, next(self._views([chunk], step))
+        draws = itertools.count(epoch * self.per_epoch + first) if self.loop.repeats else epoch
+        return zip(chunks, self._views(chunks, draws), strict=True)
 
-    def _labeled(self, done: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    def _labeled_from(self, done: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """The labeled batches of the steps after ``done``; where they just stopped there, they go on."""
+        if self.labeled is None or self.cycled != done:
+            chosen, read, drawn = itertools.tee(self._cycles(done), 3)
+            seen = self._views((chunk for chunk, _ in read), (cycle for _, cycle in drawn))
+            self.labeled = zip((chunk for chunk, _ in chosen), seen, strict=True)
+        return self.labeled
+
+    def _cycles(self, done: int) -> Iterator[tuple[Tensor, int]]:
         """Labeled batches for ever, from the ``done``-th on: each cycle has an order and draws of its own."""
         assert self.labels is not None
         labeled = (self.labels >= 0).nonzero().flatten().cpu()
@@ -351,11 +359,11 @@ class _Feed:
         cycle, first = divmod(done, per_cycle)
         while True:
             indices = labeled[order(len(labeled), self.run.seed, _LABELED, cycle)]
-            chunks = _chunks(indices[: per_cycle * self.extra], self.extra)[first:]
-            yield from zip(chunks, self._views(chunks, -1 - cycle), strict=True)
+            for chunk in _chunks(indices[: per_cycle * self.extra], self.extra)[first:]:
+                yield chunk, -1 - cycle
             cycle, first = cycle + 1, 0
 
-    def _views(self, chunks: Sequence[Tensor], epoch: int) -> Iterator[list[Tensor]]:
+    def _views(self, chunks: Iterable[Tensor], epoch: int | Iterable[int]) -> Iterator[list[Tensor]]:
         return iter(self.images.views(chunks, self.frames, self.run.seed, epoch))
 
 

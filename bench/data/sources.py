@@ -6,36 +6,22 @@ alone, so neither batches nor workers nor the way of storage change a draw.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from bench.contracts import Frame, Images
+from bench.data import loading
+from bench.data.loading import Reader
 from bench.draws import Draws
 from bench.records import BenchError
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """Anything that knows its images by number."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, i: int) -> Tensor:
-        """Image ``i`` as uint8 (3, H, W).
-
-        :raises BenchError: a missing or corrupt file, by its path.
-        """
-        ...
 
 
 class Files:
@@ -89,9 +75,19 @@ class Chosen:
 
     def read(self, i: int) -> Tensor:
         """Image ``i`` as uint8 (3, H, W)."""
+        reader, at = self._find(i)
+        return reader.read(at)
+
+    def path(self, i: int) -> str:
+        """Where image ``i`` lies, or "" where its reader does not say."""
+        reader, at = self._find(i)
+        path = getattr(reader, "path", None)
+        return path(at) if path else ""
+
+    def _find(self, i: int) -> tuple[Reader, int]:
         at = int(self.indices[i])
         which = int(np.searchsorted(self.ends, at, side="right"))
-        return self.readers[which].read(at - int(self.ends[which]) + len(self.readers[which]))
+        return self.readers[which], at - int(self.ends[which]) + len(self.readers[which])
 
 
 class Resident(Images):
@@ -110,48 +106,22 @@ class Resident(Images):
         return len(self.pixels)
 
     def views(
-        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+        self, batches: Iterable[Tensor], frames: Sequence[Frame], seed: int, epoch: int | Iterable[int]
     ) -> Iterator[list[Tensor]]:
         """One tensor (n, 3, h, w) a frame for each batch, on the device of the pixels."""
-        for batch in batches:
+        for batch, e in zip(batches, _epochs(epoch), strict=False):
             index = batch.to(self.pixels.device, torch.int64, non_blocking=True)
             images = self.pixels.index_select(0, index)
-            yield [frame(images, Draws(seed, epoch, index, stream=v)) for v, frame in enumerate(frames)]
+            yield [frame(images, Draws(seed, e, index, stream=v)) for v, frame in enumerate(frames)]
 
     def to(self, device: torch.device) -> Resident:
         """The same images on another device."""
         return Resident(self.pixels.to(device), color=self.color)
 
 
-class _Views(TorchDataset[list[Tensor] | BenchError]):
-    """All views of one image; an error comes back as a value, since a loader would wrap it in its traceback."""
-
-    def __init__(self, reader: Reader, frames: Sequence[Frame], seed: int, epoch: int) -> None:
-        self.reader, self.frames, self.seed, self.epoch = reader, list(frames), seed, epoch
-
-    def __getitem__(self, i: int) -> list[Tensor] | BenchError:
-        try:
-            image, index = self.reader.read(i)[None], torch.tensor([i])
-            draws = (Draws(self.seed, self.epoch, index, stream=v) for v in range(len(self.frames)))
-            return [frame(image, draw)[0] for frame, draw in zip(self.frames, draws, strict=True)]
-        except BenchError as error:
-            return error
-
-
-def _collate(items: list[list[Tensor] | BenchError]) -> list[Tensor] | BenchError:
-    views: list[list[Tensor]] = []
-    for item in items:
-        if isinstance(item, BenchError):
-            return item
-        views.append(item)
-    columns = list(zip(*views, strict=True))
-    for number, column in enumerate(columns):
-        shapes = sorted({tuple(view.shape) for view in column})
-        if len(shapes) > 1:
-            return BenchError(
-                f"view {number} has images of {shapes[0]} and {shapes[-1]}: crop them to one size"
-            )
-    return [torch.stack(column) for column in columns]
+def _epochs(epoch: int | Iterable[int]) -> Iterator[int]:
+    """The epoch of each batch."""
+    return itertools.repeat(epoch) if isinstance(epoch, int) else iter(epoch)
 
 
 class Streamed(Images):
@@ -178,24 +148,20 @@ class Streamed(Images):
         return len(self.reader)
 
     def views(
-        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+        self, batches: Iterable[Tensor], frames: Sequence[Frame], seed: int, epoch: int | Iterable[int]
     ) -> Iterator[list[Tensor]]:
-        """One tensor (n, 3, h, w) a frame for each batch.
+        """One tensor (n, 3, h, w) a frame for each batch, read ahead while the caller works on the one before.
 
         :raises BenchError: an image that cannot be read, by its path; views that differ in size.
+        :raises LostError: a data worker died, could not start or was silent.
         """
         pin = self.device.type == "cuda"
-        loader = DataLoader(
-            _Views(self.reader, frames, seed, epoch),
-            batch_sampler=[batch.tolist() for batch in batches],
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=pin,
-            generator=torch.Generator(),  # its own: a loader would else advance the global one
-        )
-        for batch in loader:
-            if isinstance(batch, BenchError):
-                raise batch
+        wanted = loading.requests(batches, frames, seed, _epochs(epoch))
+        if self.workers:
+            found = loading.ahead(self.reader, wanted, self.workers, pin=pin)
+        else:
+            found = loading.here(self.reader, wanted)
+        for batch in found:
             yield [view.to(self.device, non_blocking=pin) for view in batch]
 
     def to(self, device: torch.device) -> Streamed:

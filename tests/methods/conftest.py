@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -31,10 +32,11 @@ class TinyImages(Images):
         return len(self.pixels)
 
     def views(
-        self, batches: Sequence[Tensor], frames: Sequence[Frame], seed: int, epoch: int
+        self, batches: Iterable[Tensor], frames: Sequence[Frame], seed: int, epoch: int | Iterable[int]
     ) -> Iterator[list[Tensor]]:
-        for batch in batches:
-            yield [f(self.pixels[batch], Draws(seed, epoch, batch, stream=v)) for v, f in enumerate(frames)]
+        epochs = itertools.repeat(epoch) if isinstance(epoch, int) else epoch
+        for batch, e in zip(batches, epochs, strict=False):
+            yield [f(self.pixels[batch], Draws(seed, e, batch, stream=v)) for v, f in enumerate(frames)]
 
     def to(self, device: torch.device) -> Images:
         return self
