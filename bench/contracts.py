@@ -375,7 +375,7 @@ class Run(abc.ABC):
 
     @abc.abstractmethod
     def checkpoint(self, done: int, state: Mapping[str, Any], *, force: bool = False) -> None:
-        """Offer the state after ``done`` steps; written when forced (an epoch ended) or minutes have passed."""
+        """Offer the state after ``done`` steps; written when forced (at the end) or minutes have passed."""
 
     @abc.abstractmethod
     def snapshot(self, done: int, total: int, model: Model) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -20,9 +22,21 @@ from bench.draws import seed_of
 from bench.records import BenchError
 
 _RETRIES = 60  # times, a second each: a checkpoint on a shared disk is seen late by other machines
-CHECKPOINT_SECONDS = 300.0  # a long epoch is saved in between: at most this much work is lost
+CHECKPOINT_MINUTES = "5"  # at most this much work is lost; BENCH_CHECKPOINT says otherwise
 
 Report = Callable[[int, int], None]  # steps done, of how many
+
+
+def _seconds(minutes: str) -> float:
+    try:
+        seconds = 60 * float(minutes)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise BenchError(
+            f"BENCH_CHECKPOINT: {minutes!r} is no number of minutes; write e.g. 5, or 0 for after every step"
+        )
+    return seconds
 
 
 class Session(Run):
@@ -30,6 +44,8 @@ class Session(Run):
 
     :param folder: where ``checkpoint.safetensors``, ``curves.jsonl``, snapshots and pictures go.
     :param stamp: what must agree for a checkpoint to be resumed (ids, split digests).
+    A checkpoint is written when BENCH_CHECKPOINT minutes have passed, when the process is asked to stop, and at the end.
+
     :param snapshots: how many models are kept, evenly over the training.
     """
 
@@ -55,6 +71,7 @@ class Session(Run):
         self.images_seen = 0
         self.seconds_before = 0.0  # spent by interrupted attempts
         self.started = self.saved = time.monotonic()
+        self.every = _seconds(os.environ.get("BENCH_CHECKPOINT") or CHECKPOINT_MINUTES)
         self.curves: list[dict[str, float]] = []
         self.warnings: list[str] = []
 
@@ -122,7 +139,7 @@ class Session(Run):
 
     def checkpoint(self, done: int, state: Mapping[str, Any], *, force: bool = False) -> None:
         stop = distributed.agreed(pause.asked())  # all stop at the same step, whoever was told
-        if stop or force or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+        if stop or force or time.monotonic() - self.saved >= self.every:
             self._save(done, state)
         if stop:
             raise pause.PausedError

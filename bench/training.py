@@ -136,13 +136,13 @@ def descend(
             if done % LOG_EVERY == 0 or done == total:
                 _report(run, done, losses)
             run.progress(done, total)
-            ended = done % per_epoch == 0 or done == total
-            if end_epoch and done % per_epoch == 0:
+            ended = done % per_epoch == 0
+            if end_epoch and ended:
                 end_epoch(epoch)
             if model is not None:
                 run.snapshot(done, total, model)
-            run.checkpoint(done, state, force=ended)
-            if ended:
+            run.checkpoint(done, state, force=done == total)
+            if ended or done == total:
                 break
 
 

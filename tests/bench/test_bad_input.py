@@ -207,8 +207,9 @@ def test_a_corrupt_image_costs_its_own_cells(suite, bench, home, monkeypatch):
 
 
 @pytest.fixture
-def broken_off(suite, bench, home):
+def broken_off(suite, bench, home, monkeypatch):
     """Seed 0 has ended with a checkpoint, seed 1 is done; returns the suite and what all should come to."""
+    monkeypatch.setenv("BENCH_CHECKPOINT", "0")
     trouble = f'batch_size = 36, trouble = "raise", trouble_file = "{home}/struck"'
     path = suite(f"[methods]\nwalker = {{{trouble}}}", top='seeds = 2\nbudget = "4 epochs"')
     (home / "struck").touch()

@@ -101,12 +101,22 @@ def test_a_damaged_checkpoint_is_one_line(start):
         start().resume({"x": torch.ones(2)})
 
 
+@pytest.mark.parametrize("words", ["often", "-1", "nan"])
+def test_how_often_is_a_number_of_minutes(start, monkeypatch, words):
+    monkeypatch.setenv("BENCH_CHECKPOINT", words)
+    with pytest.raises(
+        BenchError, match=f"BENCH_CHECKPOINT: '{words}' is no number of minutes; write e.g. 5"
+    ):
+        start()
+
+
 def test_a_checkpoint_is_written_when_asked_or_when_time_has_passed(start, monkeypatch):
     run = start()
     run.checkpoint(1, {"x": torch.ones(1)})
     assert not run.checkpoint_file.exists()
-    monkeypatch.setattr(session_module, "CHECKPOINT_SECONDS", 0.05)
-    time.sleep(0.06)
+    monkeypatch.setenv("BENCH_CHECKPOINT", "0.001")
+    run = start()
+    time.sleep(0.07)
     run.checkpoint(2, {"x": torch.ones(1)})
     assert start().resume({"x": torch.ones(1)}) == 2
     run.checkpoint(3, {"x": torch.ones(1)})
