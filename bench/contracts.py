@@ -23,6 +23,7 @@ from bench.draws import Draws
 from bench.records import BenchError, Needs, TargetNeeds, Unit
 
 __all__ = [
+    "OUTPUT",
     "Backbone",
     "BenchError",
     "Cache",
@@ -38,6 +39,8 @@ __all__ = [
     "Model",
     "Needs",
     "Picture",
+    "Room",
+    "Rows",
     "Run",
     "Samples",
     "Tap",
@@ -45,11 +48,14 @@ __all__ = [
     "TargetNeeds",
     "TrainingSet",
     "Unit",
+    "Writer",
 ]
 
 # A batched view of the images: uint8 (N, 3, H, W) of one size and their draws -> (N, 3, h, w),
 # uint8 in 0..255 or float in [0, 1]. Streamed sources call it on one image at a time, in a worker.
 Frame = Callable[[Tensor, Draws], Tensor]
+
+OUTPUT = "output"  # the tap of what an encoder itself returns
 
 
 # ---- data ------------------------------------------------------------------------------------
@@ -213,11 +219,7 @@ class Encoder(nn.Module):
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The maps at the named layers, each (N, C, H, W), after ReLU; stops at the highest one."""
-        missing = [layer for layer in layers if layer not in self.layers]
-        if missing:
-            raise BenchError(
-                f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}"
-            )
+        self._check_layers(layers)
         wanted, x = set(layers), self.input(images)
         found: dict[str, Tensor] = {}
         for name, stage in self.trunk.named_children():
@@ -226,6 +228,41 @@ class Encoder(nn.Module):
             x = stage(x)
             if name in wanted:
                 found[name] = x
+        return found
+
+    def _check_layers(self, layers: Sequence[str]) -> None:
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            raise BenchError(
+                f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}"
+            )
+
+    def read(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """:meth:`activations`, and under "output" what ``forward`` returns: the same, whatever is read together."""
+        inner = [layer for layer in layers if layer != OUTPUT]
+        if len(inner) == len(layers):
+            return self.activations(images, inner)
+        if not inner:
+            return {OUTPUT: self(images)}
+        if type(self).activations is not Encoder.activations:  # it has ways of its own to come to its maps
+            return {**self.activations(images, inner), OUTPUT: self(images)}
+        self._check_layers(inner)
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> None:
+            stage = self.trunk.get_submodule(name)
+            hooks.append(
+                stage.register_forward_hook(lambda _stage, _inputs, maps: found.__setitem__(name, maps))
+            )
+
+        hooks: list[torch.utils.hooks.RemovableHandle] = []
+        try:
+            for layer in inner:
+                keep(layer)
+            found[OUTPUT] = self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return found
 
     def above(self, layer: str, generator: torch.Generator) -> nn.Module:
@@ -330,6 +367,50 @@ class Tap:
     square: int = 0
 
 
+class Rows(abc.ABC):
+    """Features (N, d) that stay on disk: what is asked for is read, as float32, to the CPU.
+
+    What reads ``len(x)``, ``x.shape`` and ``x[rows]`` takes a tensor just as well.
+    """
+
+    shape: tuple[int, int]
+    finite: bool = True  # no NaN and no infinity among them
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abc.abstractmethod
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
+        """Float32 (n, d), of int64 (n,) or of a slice in steps of one."""
+
+
+class Writer(abc.ABC):
+    """Takes the rows of a matrix in order; those of an interrupted writer are there already."""
+
+    done: int
+
+    @abc.abstractmethod
+    def write(self, values: Tensor) -> None:
+        """The next rows (n, d)."""
+
+    @abc.abstractmethod
+    def close(self) -> Rows:
+        """All are there: from now on the cache has them."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a cache can still hold, in bytes: of its limit, and of its disk; what may be deleted is free."""
+
+    where: str
+    limit: float
+    free: float
+
+    @property
+    def size(self) -> float:
+        return min(self.limit, self.free)
+
+
 class Cache(abc.ABC):
     """Features on disk, keyed by what they were computed from."""
 
@@ -338,6 +419,21 @@ class Cache(abc.ABC):
 
     @abc.abstractmethod
     def put(self, key: str, value: Tensor) -> None: ...
+
+    def rows(self, key: str) -> Rows | None:
+        """What a writer of this key wrote whole, held against deletion as long as it is referred to."""
+        return None
+
+    def writer(self, key: str, count: int, width: int, kept: str) -> Writer:
+        """For ``count`` rows of ``width`` numbers, kept as ``float32`` or ``float16``.
+
+        :raises BenchError: there is no room for them.
+        """
+        raise BenchError("this cache keeps only what memory holds")
+
+    def room(self) -> Room:
+        """What is left for writers."""
+        return Room("memory", 0.0, 0.0)
 
 
 class Run(abc.ABC):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
 from bench.contracts import Model, Run, Tap, Target
+from bench.features import batches, chosen
 from bench.training import epoch_batches
 from protocols._features import features, read
 from protocols._scores import labeled
@@ -39,20 +39,16 @@ class Cached:
 
     def __init__(self, seen: Seen, model: Model, target: Target, taps: Sequence[Tap], run: Run) -> None:
         rows, labels = labeled(target.train)
-        found = features(model, target.train, taps, run)
-        whole = len(rows) == len(target.train)
-        self.features = {tap: (x if whole else x[rows]).to(run.device) for tap, x in found.items()}
+        found = {tap: chosen(x, rows) for tap, x in features(model, target.train, taps, run).items()}
+        self.features = {tap: x.to(run.device) if isinstance(x, Tensor) else x for tap, x in found.items()}
         self.labels, self.count = labels.to(run.device), len(rows)
         self.size, self.seed = min(seen.batch_size, self.count), run.seed
-        # Gathering into the same memory again and again is several times faster than into fresh pages.
-        self.buffers = {tap: x.new_empty(self.size, x.shape[1]) for tap, x in self.features.items()}
 
     def __call__(self, epoch: int, first: int) -> Iterator[Batch]:
-        for batch in epoch_batches(self.count, self.size, self.seed, epoch, first):
-            index = batch.to(self.labels.device)
-            for tap, x in self.features.items():
-                torch.index_select(x, 0, index, out=self.buffers[tap])
-            yield self.labels[index], self.buffers
+        picks = epoch_batches(self.count, self.size, self.seed, epoch, first)
+        device = self.labels.device
+        for batch, found in zip(picks, batches(self.features, picks), strict=True):
+            yield self.labels[batch.to(device)], {tap: x.to(device) for tap, x in found.items()}
 
 
 class Cropped:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.features import Features, moments
+
 EPS = 1e-5  # batch normalization's
 FAINT = -40.0  # the logarithm of a probability that moves no weight in float32
 
@@ -66,9 +68,9 @@ class Heads(nn.Module):
         rates = torch.tensor(descent.rates, device=device).repeat_interleave(classes)
         self.register_buffer("rates", rates, persistent=False)
 
-    def fit(self, features: Tensor) -> None:
+    def fit(self, features: Features) -> None:
         """Take the statistics of ``standardize`` from the training features (N, d)."""
-        var, mean = torch.var_mean(features, 0, correction=0)
+        mean, var = moments(features)
         self.mean.copy_(mean)
         self.var.copy_(var)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import BenchError, Model, Run, Samples, Tap
+from bench.features import blocks
 from protocols._features import features, frozen
 
 
@@ -24,7 +25,7 @@ def scores(model: Model, samples: Samples, tap: Tap, classes: int, run: Run) -> 
     head = head_of(model)
     outputs = features(model, samples, [tap], run)[tap]
     with frozen(head), run.autocast():
-        found = torch.cat([head(part.to(run.device)).float().cpu() for part in torch.split(outputs, 1024)])
+        found = torch.cat([head(part.to(run.device)).float().cpu() for part in blocks(outputs, 1024)])
     if found.shape[1] != classes:
         raise BenchError(
             f"the model's classifier knows {found.shape[1]} classes, {samples.name} has {classes}"

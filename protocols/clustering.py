@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,13 +11,16 @@ from typing import Any, ClassVar
 import faiss
 import numpy as np
 import torch
-import torch.nn.functional as F
+from faiss.contrib.clustering import kmeans
+from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from bench.contracts import Encoder, Evaluation, Measurement, Model, Run, Samples, Tap, Target
+from bench.contracts import Encoder, Evaluation, Measurement, Model, Rows, Run, Samples, Tap, Target
+from bench.features import Features, blocks, chosen
 from bench.metrics import nmi
 from protocols._features import column, features
+from protocols._nearest import unit
 from protocols._scores import labeled
 
 
@@ -61,45 +66,93 @@ class Clustering(Evaluation):
             for split, metric, value in self._agreement(data, count or target.classes, target.classes, run):
                 yield Measurement(metric + suffix, value, column(self.layer), split)
 
-    def _points(self, model: Model, samples: Samples, run: Run) -> tuple[Tensor, Tensor]:
+    def _points(self, model: Model, samples: Samples, run: Run) -> tuple[Features, Tensor]:
         """Features (N, d) and classes (N,) of the labeled images."""
         (tap,) = self.taps(model.encoder)
         rows, labels = labeled(samples)
-        found = features(model, samples, [tap], run)[tap][rows]
-        return F.normalize(found) if self.normalize else found, labels
+        found = chosen(features(model, samples, [tap], run)[tap], rows)
+        return unit(found) if self.normalize else found, labels
 
     def _agreement(
-        self, data: Mapping[str, tuple[Tensor, Tensor]], count: int, classes: int, run: Run
+        self, data: Mapping[str, tuple[Features, Tensor]], count: int, classes: int, run: Run
     ) -> Iterator[tuple[str, str, float]]:
         """(split, metric, value) of one number of clusters."""
         points, labels = data["train"]
-        engine = self._fit(points, min(count, len(points)), run)
-        names = majority(_nearest(engine, points), labels, count, classes)
+        index = self._fit(points, min(count, len(points)), run)
+        names = majority(_nearest(index, points), labels, count, classes)
         for split, (part, truth) in data.items():
-            ids = _nearest(engine, part)
+            ids = _nearest(index, part)
             yield split, "nmi", nmi(ids, truth)
             yield split, "ari", float(adjusted_rand_score(truth.numpy(), ids.numpy()))
             yield split, "top1", 100.0 * float((names[ids] == truth).double().mean())
 
-    def _fit(self, points: Tensor, count: int, run: Run) -> Any:
+    def _fit(self, points: Features, count: int, run: Run) -> Any:
+        """An index over the centers."""
         faiss.omp_set_num_threads(torch.get_num_threads())
+        seed = int(run.generator("clustering").initial_seed()) & 0x7FFFFFFF
+        if not isinstance(points, Tensor):
+            return _by_blocks(points, count, self.iterations, [seed + r for r in range(self.restarts)])
         engine = faiss.Kmeans(
             points.shape[1],
             count,
             niter=self.iterations,
             nredo=self.restarts,
-            seed=int(run.generator("clustering").initial_seed()) & 0x7FFFFFFF,
+            seed=seed,
             min_points_per_centroid=1,
             max_points_per_centroid=max(1, len(points)),  # no subsampling
         )
         engine.train(np.ascontiguousarray(points.numpy()))
-        return engine
+        return engine.index
 
 
-def _nearest(engine: Any, points: Tensor) -> Tensor:
+def _by_blocks(points: Rows, count: int, iterations: int, seeds: Sequence[int]) -> Any:
+    """The best of several k-means over points on disk, faiss's own in Python: an index over its centers."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        found = [
+            kmeans(count, _Points(points), iterations, seed, verbose=False, return_stats=True)  # type: ignore[no-untyped-call]  # faiss
+            for seed in seeds
+        ]
+    centers, _ = min(found, key=lambda one: float(one[1][-1]["obj"]))
+    index: Any = faiss.IndexFlatL2(points.shape[1])
+    index.add(np.ascontiguousarray(centers))
+    return index
+
+
+class _Points:
+    """What faiss's k-means asks of its data, a block at a time."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def count(self) -> int:
+        return len(self.rows)
+
+    def dim(self) -> int:
+        return self.rows.shape[1]
+
+    def get_subset(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self.rows[torch.from_numpy(places)].numpy()
+        return found
+
+    def assign_to(self, centers: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Each point's nearest center, its squared distance, and each center's sum of its points."""
+        index: Any = faiss.IndexFlatL2(self.dim())
+        index.add(np.ascontiguousarray(centers))
+        sums, ids, distances = torch.zeros(centers.shape, dtype=torch.float64), [], []
+        for block in blocks(self.rows):
+            far, near = index.search(block.numpy(), 1)
+            sums.index_add_(0, torch.from_numpy(near[:, 0]), block.double())
+            ids.append(near[:, 0])
+            distances.append(far[:, 0])
+        return np.concatenate(ids), np.concatenate(distances), sums.float().numpy()
+
+
+def _nearest(index: Any, points: Features) -> Tensor:
     """The nearest center of each point, int64 (N,)."""
-    _, ids = engine.index.search(np.ascontiguousarray(points.numpy()), 1)
-    return torch.from_numpy(ids[:, 0])
+    parts = [points] if isinstance(points, Tensor) else blocks(points)
+    return torch.cat(
+        [torch.from_numpy(index.search(np.ascontiguousarray(p.numpy()), 1)[1][:, 0]) for p in parts]
+    )
 
 
 def majority(ids: Tensor, labels: Tensor, clusters: int, classes: int) -> Tensor:

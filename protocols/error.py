@@ -20,6 +20,7 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
+from bench.features import blocks, chosen
 from protocols._features import OUTPUT, features, frozen
 from protocols._scores import accuracies, labeled
 
@@ -57,10 +58,10 @@ class Error(Evaluation):
             raise BenchError("this model has no classifier of its own")
         rows, labels = labeled(samples)
         (tap,) = self.taps(model.encoder)
-        outputs = features(model, samples, [tap], run)[tap][rows]
+        outputs = chosen(features(model, samples, [tap], run)[tap], rows)
         with frozen(model.head), run.autocast():
             scores = torch.cat(
-                [model.head(part.to(run.device)).float().cpu() for part in torch.split(outputs, 1024)]
+                [model.head(part.to(run.device)).float().cpu() for part in blocks(outputs, 1024)]
             )
         if scores.shape[1] != classes:
             raise BenchError(

@@ -23,6 +23,7 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
+from bench.features import Features, blocks, chosen, moments
 from protocols._features import column, features, frozen
 from protocols._pictures import grid, thumbnails
 from protocols._scores import labeled
@@ -90,11 +91,12 @@ class Filters(Evaluation):
             tiles = thumbnails(samples.images, rows.flatten(), self.picture_side)
         return grid(tiles, rows.shape[1])
 
-    def _chosen(self, values: Tensor, run: Run) -> Tensor:
+    def _chosen(self, values: Features, run: Run) -> Tensor:
         """Which units (at most ``units``) are shown, of activations (N, C)."""
         if self.choice == "seed":
             return torch.randperm(values.shape[1], generator=run.generator("filters"))[: self.units]
-        return values.double().var(0).argsort(dim=0, descending=True, stable=True)[: self.units]
+        spread = values.double().var(0) if isinstance(values, Tensor) else moments(values)[1]
+        return spread.argsort(dim=0, descending=True, stable=True)[: self.units]
 
     def _patches(
         self, encoder: Encoder, tap: Tap, samples: Samples, rows: Tensor, units: Tensor, run: Run
@@ -113,13 +115,24 @@ class Filters(Evaluation):
 class _Responses:
     """The labeled images' highest activations of each unit (N, C), and which images are on top."""
 
-    def __init__(self, values: Tensor, samples: Samples, count: int) -> None:
+    def __init__(self, values: Features, samples: Samples, count: int) -> None:
         self.rows, labels = labeled(samples)
-        self.values = values[self.rows]
-        order = self.values.argsort(dim=0, descending=True, stable=True)
-        self.top = order[:count]  # places (k, C), the highest first
+        self.values = chosen(values, self.rows)
+        self.top, self.alive = highest(self.values, count)
         self.classes = labels[self.top]
-        self.alive = self.values.amax(0) > self.values.amin(0)
+
+
+def highest(values: Features, count: int) -> tuple[Tensor, Tensor]:
+    """The places (k, C) of the highest in each column of (N, C), the first of equals first; which columns vary."""
+    best, low = torch.empty(0, values.shape[1]), torch.full((values.shape[1],), torch.inf)
+    top, first = best.long(), 0
+    for block in blocks(values):
+        rows = torch.arange(first, first + len(block))[:, None].expand(-1, block.shape[1])
+        both, places = torch.cat([best, block]), torch.cat([top, rows])
+        order = both.argsort(dim=0, descending=True, stable=True)[:count]
+        best, top = both.gather(0, order), places.gather(0, order)
+        low, first = torch.minimum(low, block.amin(0)), first + len(block)
+    return top, best[0] > low
 
 
 def scores(train: Tensor, test: Tensor, alive: Tensor, classes: int) -> Mapping[str, float]:

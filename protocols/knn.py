@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import faiss
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts import Encoder, Evaluation, Measurement, Model, Run, Samples, Tap, Target
+from bench.features import Features, chosen
 from protocols._features import column, features
+from protocols._nearest import nearest, unit
 from protocols._scores import accuracies, labeled
-
-GPU_LIMIT = 2048  # neighbors that faiss can return on a GPU
 
 
 @dataclass(frozen=True)
@@ -48,18 +45,17 @@ class Knn(Evaluation):
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
         (tap,) = self.taps(model.encoder)
 
-        def unit_rows(samples: Samples) -> tuple[Tensor, Tensor]:
+        def unit_rows(samples: Samples) -> tuple[Features, Tensor]:
             rows, labels = labeled(samples)
-            return F.normalize(features(model, samples, [tap], run)[tap][rows]), labels
+            return unit(chosen(features(model, samples, [tap], run)[tap], rows)), labels
 
         bank, classes = unit_rows(target.train)
         counts = self.k if isinstance(self.k, tuple) else (self.k,)
-        index = _index(bank, max(counts))
         for split, samples in (("test", target.test), ("validation", target.validation)):
             if not len(samples):
                 continue
             queries, labels = unit_rows(samples)
-            similarity, neighbors = search(index, queries, min(max(counts), len(bank)))
+            similarity, neighbors = nearest(bank, queries, min(max(counts), len(bank)))
             for k in counts:
                 scores = self._votes(similarity[:, :k], classes[neighbors[:, :k]], target.classes)
                 scores[neighbors[:, 0] < 0] = torch.nan  # features that are no numbers have no neighbors
@@ -80,19 +76,3 @@ def votes(similarity: Tensor, neighbors: Tensor, classes: int, temperature: floa
         torch.ones_like(similarity) if temperature is None else torch.exp((similarity - 1) / temperature)
     )
     return similarity.new_zeros(len(similarity), classes).scatter_add_(1, neighbors, weights)
-
-
-def _index(bank: Tensor, k: int) -> Any:
-    """An exact inner-product index over (N, d), on a GPU where faiss has one."""
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    index: Any = faiss.IndexFlatIP(bank.shape[1])
-    if k <= GPU_LIMIT and faiss.get_num_gpus() > 0:
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    index.add(bank.numpy())
-    return index
-
-
-def search(index: Any, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Similarities float32 and indices int64 (N, k), the most similar first."""
-    similarity, neighbors = index.search(np.ascontiguousarray(queries.numpy()), k)
-    return torch.from_numpy(similarity), torch.from_numpy(neighbors)

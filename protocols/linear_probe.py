@@ -21,6 +21,7 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
+from bench.features import Features, blocks, chosen
 from bench.records import later
 from bench.training import Schedule, descend, epoch_batches
 from protocols._batches import Batch, source_of
@@ -201,13 +202,15 @@ _CHOICES = {
 class _Judged:
     """A split's features and labels, to be scored."""
 
-    def __init__(self, found: Mapping[Tap, Tensor], samples: Samples) -> None:
+    def __init__(self, found: Mapping[Tap, Features], samples: Samples) -> None:
         self.features = found
         self.rows, self.labels = labeled(samples)
 
     def scores(self, tap: Tap, weight: Tensor, bias: Tensor) -> Tensor:
         """(M, C) of one head with weight (C, d)."""
-        return torch.addmm(bias.cpu(), self.features[tap][self.rows], weight.cpu().t())
+        bias, weight = bias.cpu(), weight.cpu().t()
+        parts = blocks(chosen(self.features[tap], self.rows))
+        return torch.cat([torch.addmm(bias, part, weight) for part in parts])
 
     def top1(self, tap: Tap, weight: Tensor, bias: Tensor) -> Tensor:
         """Percent (R,) of heads with weights (R, C, d)."""

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from bench.contracts import BenchError, Encoder, Evaluation, Measurement, Model, Run, Samples, Tap, Target
+from bench.features import in_memory
 from bench.metrics import mean_ap
 from protocols._features import column, features
 from protocols._scores import labeled
@@ -24,6 +25,10 @@ Measure: TypeAlias = "Callable[[Any, Floats, Integers], float]"
 Weights: TypeAlias = "dict[int, int] | None"
 
 POSITIVES_TWICE: Weights = {1: 2, -1: 1}
+
+IN_MEMORY = (
+    "liblinear reads all images at once: write a smaller size, fewer labels, or a larger BENCH_MEMORY_GB"
+)
 
 # The reference's grid: decades from 1e-7 to 1e2, and powers of one half.
 COSTS = tuple(sorted({10.0**e for e in range(-7, 3)} | {0.5**n for n in range(4, 20)}))
@@ -63,7 +68,7 @@ class LinearSvm(Evaluation):
     def _rows(self, model: Model, samples: Samples, run: Run) -> Floats:
         """Features (N, d) of unit length."""
         (tap,) = self.taps(model.encoder)
-        x: Floats = features(model, samples, [tap], run)[tap].numpy()
+        x: Floats = in_memory(features(model, samples, [tap], run)[tap], IN_MEMORY).numpy()
         norms: Floats = np.linalg.norm(x, axis=1, keepdims=True)
         return np.asarray(x / (norms + 1e-5), np.float32)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import BenchError, Encoder, Evaluation, Measurement, Model, Run, Tap, Target, initialize
+from bench.features import Features, blocks, chosen
 from bench.records import later
 from bench.training import Schedule, descend, epoch_batches, set_rate
 from protocols._batches import Batch, Cached, Cropped, source_of
@@ -74,12 +75,12 @@ class MlpProbe(Evaluation):
 
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
         parts = {"test": target.test, "validation": target.validation}
-        data: dict[str, tuple[Tensor, Tensor]] = {}
+        data: dict[str, tuple[Features, Tensor]] = {}
         for split, samples in parts.items():
             if len(samples):
                 rows, labels = labeled(samples)
-                x = features(model, samples, [self._tap], run)[self._tap][rows]
-                data[split] = x.to(run.device), labels.to(run.device)
+                x = chosen(features(model, samples, [self._tap], run)[self._tap], rows)
+                data[split] = x.to(run.device) if isinstance(x, Tensor) else x, labels.to(run.device)
         dim = data["test"][0].shape[1]
         net = perceptron(dim, self.hidden, target.classes, self.dropout, run.generator("mlp_probe")).to(
             run.device
@@ -93,7 +94,7 @@ class MlpProbe(Evaluation):
                 yield Measurement(metric, float(tally[row, k]), column(self.layer), split)
 
     def _train(
-        self, net: nn.Module, source: Cached | Cropped, data: dict[str, tuple[Tensor, Tensor]], run: Run
+        self, net: nn.Module, source: Cached | Cropped, data: dict[str, tuple[Features, Tensor]], run: Run
     ) -> Tensor:
         """Train in place; returns the mean top1 and top5 (splits, 2) over the last epochs."""
         per_epoch = len(epoch_batches(source.count, self.batch_size, 0, 0))
@@ -140,8 +141,10 @@ def perceptron(
     return net
 
 
-def _judge(net: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+def _judge(net: nn.Module, x: Features, labels: Tensor) -> Tensor:
     """top1 and top5 in percent (2,), float64; top5 is 0 where there are five classes or fewer."""
     with frozen(net):
-        found = [m.value for m in accuracies(net(x), labels)]
+        parts = [x] if isinstance(x, Tensor) else blocks(x)
+        scores = torch.cat([net(part.to(labels.device)) for part in parts])
+        found = [m.value for m in accuracies(scores, labels)]
     return torch.tensor([*found, 0.0][:2], dtype=torch.float64)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import faiss
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts import (
@@ -24,7 +24,9 @@ from bench.contracts import (
     Tap,
     Target,
 )
+from bench.features import Features, blocks, chosen, in_memory
 from protocols._features import column, features
+from protocols._nearest import nearest, unit
 from protocols._pictures import OTHER, QUERY, SAME, framed, grid, thumbnails
 from protocols._scores import labeled
 
@@ -90,7 +92,8 @@ class Retrieval(Evaluation):
     def _part(self, model: Model, samples: Samples, run: Run) -> _Part:
         (tap,) = self.taps(model.encoder)
         rows, labels = labeled(samples)
-        return _Part(samples, rows, labels, F.normalize(features(model, samples, [tap], run)[tap][rows]))
+        found = chosen(features(model, samples, [tap], run)[tap], rows)
+        return _Part(samples, rows, labels, unit(found))
 
     def search(self, gallery: _Part, queries: _Part) -> Tensor:
         """The places in the gallery, int64 (N, k), the most similar first; -1 where ``ivf`` found no more.
@@ -101,21 +104,21 @@ class Retrieval(Evaluation):
         count = min(max(*self.k, self.shown), len(gallery.rows) - own)
         if count < 1:
             raise BenchError(f"{queries.samples.name}: one image alone has no neighbors to retrieve")
-        _, found = self._index(gallery.features).search(queries.features.numpy(), count + own)
-        neighbors = torch.from_numpy(found)
+        neighbors = self._places(gallery.features, queries.features, count + own)
         return without_self(neighbors) if own else neighbors
 
-    def _index(self, vectors: Tensor) -> Any:
-        """An inner-product index over unit rows (N, d)."""
+    def _places(self, gallery: Features, queries: Features, k: int) -> Tensor:
+        if self.index == "exact":
+            return nearest(gallery, queries, k)[1]
+        vectors = in_memory(gallery, 'inverted lists lie in memory: write index = "exact"').numpy()
         faiss.omp_set_num_threads(torch.get_num_threads())
-        index: Any = faiss.IndexFlatIP(vectors.shape[1])
-        if self.index == "ivf":
-            lists = min(self.lists or round(LISTS_PER_ROOT * math.sqrt(len(vectors))), len(vectors))
-            index = faiss.IndexIVFFlat(index, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-            index.nprobe, index.cp.min_points_per_centroid = min(self.probes, lists), 1
-            index.train(vectors.numpy())
-        index.add(vectors.numpy())
-        return index
+        lists = min(self.lists or round(LISTS_PER_ROOT * math.sqrt(len(vectors))), len(vectors))
+        exact: Any = faiss.IndexFlatIP(vectors.shape[1])
+        index: Any = faiss.IndexIVFFlat(exact, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe, index.cp.min_points_per_centroid = min(self.probes, lists), 1
+        index.train(vectors)
+        index.add(vectors)
+        return torch.from_numpy(np.concatenate([index.search(q.numpy(), k)[1] for q in blocks(queries)]))
 
     def _picture(self, gallery: _Part, queries: _Part, neighbors: Tensor, run: Run) -> Tensor:
         """A row a query: itself, then its neighbors."""
@@ -139,7 +142,7 @@ class _Part:
     samples: Samples
     rows: Tensor
     labels: Tensor
-    features: Tensor
+    features: Features
 
     def classes(self, places: Tensor) -> Tensor:
         """The classes at ``places``; -1, which is no class, where there is nothing (-1)."""

@@ -26,11 +26,16 @@ from bench.contracts import (
     TargetNeeds,
 )
 from bench.draws import seed_of
+from bench.features import in_memory
 from bench.metrics import ap_envelope, mean_ap
 from protocols._features import column, features
 
 Floats: TypeAlias = "NDArray[np.float32]"
 Integers: TypeAlias = "NDArray[np.int64]"
+
+IN_MEMORY = (
+    "liblinear reads all images at once: write a smaller size, fewer labels, or a larger BENCH_MEMORY_GB"
+)
 
 # The reference's grid: decades from 1e-7 to 1e2, and powers of one half.
 COSTS = tuple(sorted({10.0**e for e in range(-7, 3)} | {0.5**n for n in range(4, 20)}))
@@ -187,7 +192,7 @@ def _precision(scores: Sequence[NDArray[np.float64]], truth: Integers) -> float:
 
 def _rows(model: Model, samples: Samples, tap: Tap, run: Run) -> Floats:
     """Features (N, d) of unit length."""
-    x: Floats = features(model, samples, [tap], run)[tap].numpy()
+    x: Floats = in_memory(features(model, samples, [tap], run)[tap], IN_MEMORY).numpy()
     norms: Floats = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(x / (norms + 1e-5), np.float32)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from bench.augment import unit
-from bench.contracts import BenchError, Encoder
+from bench.contracts import OUTPUT, BenchError, Encoder
 
 _PLAIN = (
     *(nn.Conv2d, nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, Permute),
@@ -147,23 +147,24 @@ class Foreign(Encoder):
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The maps at the named modules; stops at the highest one."""
-        missing = [layer for layer in layers if layer not in self.layers]
-        if missing:
-            raise BenchError(
-                f"layer {missing[0]!r} does not exist here; layers are: {', '.join(self.layers)}"
-            )
+        self._check_layers(layers)
+        return self.read(images, layers) if layers else {}
+
+    def read(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Maps and, under "output", features, in one pass that goes as far as it must."""
+        inner = [name for name in dict.fromkeys(layers) if name != OUTPUT]
+        self._check_layers(inner)
         found: dict[str, Tensor] = {}
-        if not layers:
-            return found
 
         def keep(name: str, out: Tensor) -> None:
-            found[name] = self._forms[name].maps(out, images.shape[-2:])
-            if len(found) == len(set(layers)):
+            # A copy: what lies above may write into what it is given.
+            found[name] = self._forms[name].maps(out, images.shape[-2:]).clone()
+            if len(found) == len(inner) and OUTPUT not in layers:
                 raise _DoneError
 
-        modules = {name: self.trunk.get_submodule(name) for name in layers}
+        modules = {name: self.trunk.get_submodule(name) for name in inner}
         with _watched(modules, keep), suppress(_DoneError):
-            self.trunk(self.input(images))
+            found[OUTPUT] = self(images)
         return {name: found[name] for name in layers}
 
     def above(self, layer: str, generator: torch.Generator) -> nn.Module:

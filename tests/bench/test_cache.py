@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from bench.cache import FileCache
+from bench.records import BenchError
 
 
 @pytest.fixture
@@ -134,6 +136,7 @@ import random, sys, time
 from pathlib import Path
 import torch
 from bench.cache import FileCache
+from bench.records import BenchError
 
 cache, chance, stop = FileCache(Path(sys.argv[1]), limit_gb=2e-5), random.Random(int(sys.argv[2])), time.time() + 2
 hits = 0
@@ -179,3 +182,88 @@ def test_half_precision_takes_half_the_room(cache):
     assert torch.equal(cache.get("half"), value.half())
     sizes = [cache._path(k).stat().st_size for k in ("whole", "half")]
     assert sizes[0] - sizes[1] == 2000
+
+
+# ---- a limit is a limit --------------------------------------------------------------------------
+
+
+def matrix(cache, key, count=100, width=5):
+    writer = cache.writer(key, count, width, "float32")
+    writer.write(torch.arange(count * width).view(count, width).float())
+    return writer.close()
+
+
+def used(cache):
+    return sum(path.stat().st_size for path in cache.folder.iterdir())
+
+
+def test_what_is_larger_than_the_limit_is_not_kept_and_costs_the_others_nothing(tmp_path):
+    cache = FileCache(tmp_path, limit_gb=3e-6)
+    cache.put("small", torch.zeros(250))
+    cache.put("large", torch.zeros(1000))
+    assert cache.get("large") is None
+    assert cache.get("small") is not None
+    with pytest.raises(BenchError, match="features of 100 images x 1 layer x 10 float32 need 4 kB in"):
+        cache.writer("matrix", 100, 10, "float32")
+    assert used(cache) <= cache.limit
+
+
+def test_a_matrix_that_is_read_stays_and_one_that_nobody_reads_goes(tmp_path):
+    cache, other = FileCache(tmp_path, limit_gb=5e-6), FileCache(tmp_path, limit_gb=5e-6)
+    rows = matrix(cache, "read")
+    assert matrix(cache, "unread") is not None
+    assert other.room().limit < 5e3 - 2000  # the one in use is not to be had
+    matrix(other, "new")
+    assert other.rows("unread") is None
+    assert torch.equal(rows[torch.tensor([99, 0])], torch.arange(500.0).view(100, 5)[[99, 0]])
+    assert used(cache) <= cache.limit
+    del rows
+    matrix(other, "newer", count=200)
+    assert cache.rows("read") is None
+    assert used(cache) <= cache.limit
+
+
+def test_a_matrix_is_a_file_that_numpy_opens(tmp_path):
+    matrix(FileCache(tmp_path), "a")
+    (path,) = tmp_path.glob("*.npy")
+    assert np.array_equal(np.load(path, mmap_mode="r"), np.arange(500, dtype="f4").reshape(100, 5))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+def test_a_damaged_matrix_is_dropped(tmp_path, damage):
+    cache = FileCache(tmp_path)
+    matrix(cache, "a")
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes({"truncated": path.read_bytes()[:-4], "garbage": b"x" * 300, "empty": b""}[damage])
+    assert cache.rows("a") is None
+    assert not path.exists()
+    assert torch.equal(matrix(cache, "a")[:], torch.arange(500.0).view(100, 5))
+
+
+def test_half_a_matrix_is_none_and_its_writer_goes_on_behind_what_is_safe(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.cache.SYNC_BYTES", 1.0)
+    cache = FileCache(tmp_path)
+    values = torch.randn(100, 5)
+    writer = cache.writer("a", 100, 5, "float32")
+    writer.write(values[:40])
+    monkeypatch.setattr("bench.cache.SYNC_BYTES", 1e9)
+    writer.write(values[40:60])  # never reached the disk
+    del writer
+    assert cache.rows("a") is None
+    again = cache.writer("a", 100, 5, "float32")
+    assert again.done == 40
+    again.write(values[40:])
+    assert torch.equal(again.close()[:], values)
+    assert cache.writer("b", 100, 5, "float32").done == 0
+
+
+def test_a_full_disk_is_told_with_the_remedy(tmp_path, monkeypatch):
+    writer = FileCache(tmp_path).writer("a", 10, 5, "float32")
+
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("bench.cache.SYNC_BYTES", 1.0)
+    with pytest.raises(BenchError, match=r"cannot be written: No space left.*BENCH_CACHE"):
+        writer.write(torch.zeros(10, 5))
