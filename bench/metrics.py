@@ -22,6 +22,7 @@ __all__ = [
     "ap_envelope",
     "ap_sklearn",
     "confusion_matrix",
+    "hits",
     "mean_ap",
     "mean_iou",
     "nmi",
@@ -43,18 +44,25 @@ def _array(values: Numbers) -> NDArray[Any]:
 
 
 def topk_accuracy(scores: Numbers, labels: Numbers, k: int = 1) -> float:
-    """The share of images whose label is among the k highest scores.
+    """The share of images whose label is among the k highest scores: the mean of :func:`hits`."""
+    return float(hits(scores, labels, k).mean())
 
-    Of equal scores the lower class counts as higher, as in ``argmax``; a row with nan counts as wrong.
+
+def hits(scores: Numbers, labels: Numbers, k: int = 1) -> Doubles:
+    """How surely each image's label is among the k highest scores, (N,) in 0..1.
+
+    Equal scores have no order, so that no class gains by its number: of two equal highest ones either is the
+    first with 1/2. A class of score -inf is no guess; a row with nan is wrong.
 
     :param scores: (N, classes); ``labels``: int (N,), 0 and up.
     """
     table, truth = _array(scores), _array(labels).astype(np.int64)
     _check_classification(table, truth, k)
     own = np.take_along_axis(table, truth[:, None], 1)
-    earlier = np.arange(table.shape[1]) < truth[:, None]
-    rank = ((table > own) | ((table == own) & earlier)).sum(1)
-    return float(((rank < k) & ~np.isnan(table).any(1)).mean())
+    higher, equal = (table > own).sum(1), (table == own).sum(1)
+    guessed = ~np.isnan(table).any(1) & ~np.isneginf(own[:, 0])
+    found: Doubles = np.clip((k - higher) / np.maximum(equal, 1), 0.0, 1.0) * guessed
+    return found
 
 
 def _check_classification(table: NDArray[Any], truth: NDArray[np.int64], k: int) -> None:

@@ -57,14 +57,17 @@ class Knn(Evaluation):
             queries, labels = unit_rows(samples)
             similarity, neighbors = nearest(bank, queries, min(max(counts), len(bank)))
             for k in counts:
-                scores = self._votes(similarity[:, :k], classes[neighbors[:, :k]], target.classes)
+                scores = self._guesses(similarity[:, :k], classes[neighbors[:, :k]], target.classes)
                 scores[neighbors[:, 0] < 0] = torch.nan  # features that are no numbers have no neighbors
                 for found in accuracies(scores, labels, layer=column(self.layer), split=split):
                     suffix = "" if k == counts[0] else f"_k{k}"
                     yield Measurement(found.metric + suffix, found.value, found.layer, split)
 
-    def _votes(self, similarity: Tensor, classes: Tensor, count: int) -> Tensor:
-        return votes(similarity, classes, count, self.temperature if self.weighted else None)
+    def _guesses(self, similarity: Tensor, classes: Tensor, count: int) -> Tensor:
+        """Scores (N, classes); a class without a vote is no guess."""
+        scores = votes(similarity, classes, count, self.temperature if self.weighted else None)
+        voted = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, classes, value=True)
+        return scores.masked_fill_(~voted, -torch.inf)
 
 
 def votes(similarity: Tensor, neighbors: Tensor, classes: int, temperature: float | None) -> Tensor:

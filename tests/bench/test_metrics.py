@@ -1,5 +1,6 @@
 """Metrics against hand-worked cases, scikit-learn, torchmetrics and plain loops."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ from bench.metrics import (
     ap_envelope,
     ap_sklearn,
     confusion_matrix,
+    hits,
     mean_ap,
     mean_iou,
     nmi,
@@ -35,12 +37,29 @@ def _seed():
 def test_topk_by_hand():
     scores = [[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.3, 0.3, 0.4]]
     assert topk_accuracy(scores, [1, 1, 0]) == pytest.approx(1 / 3)
-    assert topk_accuracy(scores, [1, 1, 0], k=2) == pytest.approx(1.0)
-    assert topk_accuracy(scores, [1, 1, 1], k=2) == pytest.approx(2 / 3)  # 0 comes before 1 in the tie
+    assert topk_accuracy(scores, [1, 1, 2], k=2) == pytest.approx(1.0)
+    assert topk_accuracy(scores, [1, 1, 1], k=2) == pytest.approx(2.5 / 3)  # 0 and 1 are equal second
     assert topk_accuracy(scores, [2, 2, 1], k=3) == 1.0
 
 
-def test_a_constant_classifier_gets_its_one_class_only():
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_ties_count_as_they_do_on_average_over_all_orders_of_the_classes(k):
+    scores, labels = RNG.integers(0, 3, (40, 6)), RNG.integers(0, 6, 40)
+    right = []
+    for order in itertools.permutations(range(6)):
+        ranked = sorted(order, key=order.index)
+        first = [sorted(ranked, key=lambda c, row=row: -row[c])[:k] for row in scores]  # stable
+        right.append(np.mean([label in found for label, found in zip(labels, first, strict=True)]))
+    assert topk_accuracy(scores, labels, k) == pytest.approx(np.mean(right))
+
+
+def test_what_is_no_guess_is_never_right():
+    scores = np.array([[-np.inf, 1.0, -np.inf], [2.0, 1.0, -np.inf]])
+    assert hits(scores, [0, 2], k=3).tolist() == [0, 0]
+    assert hits(scores, [1, 1], k=2).tolist() == [1, 1]
+
+
+def test_a_constant_classifier_is_at_chance():
     assert topk_accuracy(np.zeros((4, 4)), [0, 1, 2, 3]) == 0.25
     assert topk_accuracy(np.full((4, 4), np.nan), [0, 1, 2, 3]) == 0.0
 

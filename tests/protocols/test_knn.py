@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from bench.contracts import Target
 from protocols.knn import Knn, votes
 
 
@@ -72,3 +73,26 @@ def test_layers_are_named(model, target, make_run):
     assert {
         m.layer for m in Knn(k=3, layer="conv1", pooling="cpc_mean").evaluate(model, target, make_run())
     } == {"conv1"}
+
+
+@pytest.mark.parametrize("k", [1, 200])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_class_without_a_vote_is_no_guess(k, weighted, model, make_run, make_samples):
+    """All neighbors are of class 11: whoever is of another one was not found, among five guesses either."""
+    bank, queries = make_samples("bank", 200, 1), make_samples("queries", 40, 2)
+    of = dataclasses.replace
+    target = Target(
+        of(bank, labels=torch.full((200,), 11)),
+        of(queries, labels=torch.arange(40) % 4, name="others"),
+        of(queries, labels=torch.full((40,), 11)),
+        12,
+    )
+    found = {
+        (m.metric, m.split): m.value for m in Knn(k=k, weighted=weighted).evaluate(model, target, make_run())
+    }
+    assert found == {
+        ("top1", "test"): 100,
+        ("top5", "test"): 100,
+        ("top1", "validation"): 0,
+        ("top5", "validation"): 0,
+    }
