@@ -29,7 +29,8 @@ class Clustering(Evaluation):
     """k-means on the training images' features; every split's images go to the nearest center.
 
     ``nmi`` (I / sqrt(H H'), eq. 3) and ``ari`` (Hubert & Arabie, 1985) compare clusters with classes, 1 is
-    equality; ``top1`` is the accuracy (%) when each cluster is named after most of its training images.
+    equality; ``top1`` is the accuracy (%) when each cluster is named after most of its training images, on average where several
+    classes are as many.
     Of a training that stored its clusters (DeepCluster), ``nmi_labels`` and ``nmi_previous`` compare each
     epoch's with the classes and with the epoch before (figure 2), ``step`` the epoch, split "train"; an
     image of unknown class does not count.
@@ -84,7 +85,7 @@ class Clustering(Evaluation):
             ids = _nearest(index, part)
             yield split, "nmi", nmi(ids, truth)
             yield split, "ari", float(adjusted_rand_score(truth.numpy(), ids.numpy()))
-            yield split, "top1", 100.0 * float((names[ids] == truth).double().mean())
+            yield split, "top1", 100.0 * float(names[ids, truth].mean())
 
     def _fit(self, points: Features, count: int, run: Run) -> Any:
         """An index over the centers."""
@@ -156,8 +157,13 @@ def _nearest(index: Any, points: Features) -> Tensor:
 
 
 def majority(ids: Tensor, labels: Tensor, clusters: int, classes: int) -> Tensor:
-    """The class of most images in each cluster, int64 (clusters,); of equals the first, also of an empty one."""
-    return torch.bincount(ids * classes + labels, minlength=clusters * classes).view(clusters, -1).argmax(1)
+    """How surely each cluster is named after each class, float64 (clusters, classes): that of most of its images.
+
+    Of several, each with the same chance, as of all in an empty cluster.
+    """
+    counts = torch.bincount(ids * classes + labels, minlength=clusters * classes).view(clusters, -1)
+    most = (counts == counts.amax(1, keepdim=True)).double()
+    return most / most.sum(1, keepdim=True)
 
 
 def stored(assigned: Mapping[int, Tensor], labels: Tensor | None) -> Iterator[Measurement]:

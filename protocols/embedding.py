@@ -25,6 +25,7 @@ from bench.contracts import (
     Tap,
     Target,
 )
+from bench.metrics import topk_accuracy
 from protocols._features import column, features
 from protocols._pictures import OKABE_ITO
 from protocols._scores import labeled
@@ -76,8 +77,9 @@ class Embedding(Evaluation):
             "trustworthiness", float(trustworthiness(x, places, n_neighbors=count)), column(self.layer)
         )
         judge = KNeighborsClassifier(min(self.neighbors, cut)).fit(places[:cut], labels[:cut])
-        accuracy = float((judge.predict(places[cut:]) == labels[cut:]).mean())
-        yield Measurement("top1_map", 100.0 * accuracy, column(self.layer))
+        votes = np.zeros((len(x) - cut, target.classes))
+        votes[:, judge.classes_] = judge.predict_proba(places[cut:])
+        yield Measurement("top1_map", 100.0 * topk_accuracy(votes, labels[cut:]), column(self.layer))
         yield Picture("embedding", self._picture(places, labels))
 
     def _some(self, model: Model, samples: Samples, run: Run) -> tuple[Floats, NDArray[np.int64]]:

@@ -145,16 +145,20 @@ def scores(train: Tensor, test: Tensor, alive: Tensor, classes: int) -> Mapping[
     if not alive.any():
         return {"purity": 0.0, "consistency": 0.0, "dead": dead}
     pure = common(test, classes)[1][alive] / len(test)
-    same = (test == common(train, classes)[0]).double().mean(0)[alive]
+    same = common(train, classes)[0].gather(0, test).mean(0)[alive]
     return {"purity": 100.0 * float(pure.mean()), "consistency": 100.0 * float(same.mean()), "dead": dead}
 
 
 def common(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The most frequent class in each column of (k, C) and how often it is there; of equals the first."""
+    """How surely each class is the most frequent in each column of (k, C), (classes, C), and how often it is there.
+
+    Of several, each with the same chance.
+    """
     counts = torch.zeros(classes, labels.shape[1], dtype=torch.float64)
     counts.scatter_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
-    highest, which = counts.max(0)
-    return which, highest
+    highest = counts.amax(0)
+    most = (counts == highest).double()
+    return most / most.sum(0), highest
 
 
 def around(images: Tensor, maps: Tensor, patch: int) -> Tensor:

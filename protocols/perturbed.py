@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.augment import unit
 from bench.contracts import BenchError, Evaluation, Measurement, Model, Picture, Run, Target, TargetNeeds
+from bench.metrics import hits
 from protocols._adversary import worst_direction
 from protocols._features import frozen, in_order
 from protocols._own import head_of
@@ -53,15 +54,15 @@ class Perturbed(Evaluation):
         if self.images:
             rows, labels = rows[: self.images], labels[: self.images]
         lengths = (0.0, *self.epsilons)
-        wrong = torch.zeros(len(lengths), dtype=torch.int64)
+        wrong = torch.zeros(len(lengths), dtype=torch.float64)
         generator = run.generator("perturbed")
         places = in_order(len(rows))
         views = target.test.images.views([rows[p] for p in places], [center_view(self.side)], 0, 0)
         for place, (view,) in zip(places, views, strict=True):
             x = unit(view)
             start = torch.randn(x.shape, generator=generator).to(x)
-            direction, classes = self._step(model, x, start, lengths)
-            wrong += (classes != labels[place]).sum(1)
+            direction, scores = self._step(model, x, start, lengths)
+            wrong += torch.tensor([(1 - hits(one, labels[place])).sum() for one in scores])
             if self.shown and not place[0]:
                 yield Picture("perturbed", self.picture(x[: self.shown].cpu(), direction[: self.shown].cpu()))
         for length, count in zip(lengths, wrong.tolist(), strict=True):
@@ -77,8 +78,8 @@ class Perturbed(Evaluation):
 
     def _step(
         self, model: Model, x: Tensor, start: Tensor, lengths: tuple[float, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Unit directions, and the classes int64 (lengths, N) after a step of each length, on the CPU."""
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Unit directions, and the scores (N, C) after a step of each length."""
         head = head_of(model)
 
         def predict(x: Tensor) -> Tensor:
@@ -86,5 +87,4 @@ class Perturbed(Evaluation):
 
         with frozen(model.encoder), frozen(head):
             direction = worst_direction(predict, x, start, xi=self.xi, iterations=self.iterations)
-            classes = [predict(x + length * direction).argmax(1).cpu() for length in lengths]
-        return direction, torch.stack(classes)
+            return direction, [predict(x + length * direction) for length in lengths]

@@ -21,6 +21,7 @@ from bench.contracts import (
     Target,
     TargetNeeds,
 )
+from bench.metrics import hits
 from protocols._features import OUTPUT
 from protocols._own import scores
 from protocols._scores import labeled
@@ -76,11 +77,11 @@ class SmallValidation(Evaluation):
             yield Measurement(f"deviation_n{n}", float(errors.std()), split="validation")
 
     def _wrong(self, model: Model, samples: Samples, classes: int, run: Run) -> Tensor:
-        """Whether each labeled image is put into a wrong class: bool (M,); scores that are no numbers are wrong."""
+        """How surely each labeled image is put into a wrong class, (M,): 1 where scores are no numbers."""
         rows, labels = labeled(samples)
         (tap,) = self.taps(model.encoder)
         found = scores(model, samples, tap, classes, run)[rows]
-        return (found.argmax(1) != labels) | found.isnan().any(1)
+        return 1 - torch.from_numpy(hits(found, labels))
 
 
 def _percent(wrong: Tensor) -> float:

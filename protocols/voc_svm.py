@@ -106,11 +106,11 @@ class VocSvm(Evaluation):
             classes = [
                 _Class(
                     self,
-                    *_drawn(rows["train"], y, k, len(truth["train"].T), (seed, k, draw, c)),
+                    *_drawn(rows["train"], y, k, len(truth["train"].T), (seed, k, draw)),
                     seed,
                     few=True,
                 )
-                for c, y in enumerate(truth["train"].T)
+                for y in truth["train"].T
             ]
             for name in names:
                 ours[name].append(_precision([c.scores(c.chosen, rows[name]) for c in classes], truth[name]))
