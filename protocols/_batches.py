@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from bench.contracts import Model, Run, Tap, Target
+from bench.contracts import BenchError, Model, Run, Samples, Tap, Target
 from bench.features import batches, chosen
 from bench.training import epoch_batches
 from protocols._features import features, read
@@ -74,6 +74,21 @@ class Cropped:
         views = self.images.views([self.rows[b] for b in batches], [self.frame], self.run.seed, epoch)
         for index, (view,) in zip(batches, views, strict=True):
             yield self.labels[index.to(self.labels.device)], read(self.encoder, view, self.taps, self.run)
+
+
+def check_batch_norm(protocol: str, train: Samples, batch_size: int, instead: str) -> None:
+    """Statistics of a batch need two images.
+
+    :param instead: another setting that does without, as text.
+    :raises BenchError: batches of one image.
+    """
+    labels = len(labeled(train)[1])
+    if min(labels, batch_size) < 2:
+        small = f"batch_size is {batch_size}" if labels > 1 else f"there is {labels} labeled image"
+        raise BenchError(
+            f"{protocol}: batch normalization needs batches of two images, and {small}: write "
+            f"{instead}more target.labels and a larger batch_size"
+        )
 
 
 def source_of(seen: Seen, model: Model, target: Target, taps: Sequence[Tap], run: Run) -> Cached | Cropped:

@@ -24,7 +24,7 @@ from bench.contracts import (
 from bench.features import Features, blocks, chosen
 from bench.records import later
 from bench.training import Schedule, descend, epoch_batches
-from protocols._batches import Batch, source_of
+from protocols._batches import Batch, check_batch_norm, source_of
 from protocols._crops import Linear, ten_crop_scores
 from protocols._features import chained, column, features, frozen
 from protocols._heads import Descent, Heads
@@ -110,6 +110,10 @@ class LinearProbe(Evaluation):
         if not len(target.validation) and (len(self.learning_rates) > 1 or self.select == "best"):
             raise BenchError(
                 "linear_probe chooses on validation, and there is none: write target.validation = 1000"
+            )
+        if self.feature_norm == "batch":
+            check_batch_norm(
+                "linear_probe", target.train, self.batch_size, 'feature_norm = "standardize", or '
             )
         parts = {"test": target.test, "validation": target.validation}
         judged = {k: _Judged(features(model, s, taps, run), s) for k, s in parts.items() if len(s)}

@@ -14,7 +14,7 @@ from bench.contracts import BenchError, Encoder, Evaluation, Measurement, Model,
 from bench.features import Features, blocks, chosen
 from bench.records import later
 from bench.training import Schedule, descend, epoch_batches, set_rate
-from protocols._batches import Batch, Cached, Cropped, source_of
+from protocols._batches import Batch, Cached, Cropped, check_batch_norm, source_of
 from protocols._features import chained, column, features, frozen
 from protocols._scores import FEW, accuracies, labeled
 from protocols._views import AUGMENTS, PADDINGS
@@ -74,6 +74,8 @@ class MlpProbe(Evaluation):
         return Tap(self.layer, self.pooling, self.size, self.side, self.square)
 
     def evaluate(self, model: Model, target: Target, run: Run) -> Iterator[Measurement]:
+        if self.hidden:
+            check_batch_norm("mlp_probe", target.train, self.batch_size, "hidden = [], or ")
         parts = {"test": target.test, "validation": target.validation}
         data: dict[str, tuple[Features, Tensor]] = {}
         for split, samples in parts.items():

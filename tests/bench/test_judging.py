@@ -170,6 +170,33 @@ def test_the_mark_of_features_names_their_code(monkeypatch):
             assert artifacts.features_code(cells[0]) not in marks
 
 
+def test_a_wrong_tap_costs_its_own_cell_only(judge, home):
+    """Announced with the others, read with none of them: whoever comes first, the right ones have their numbers."""
+    text = (
+        f"{SMALL}{DIGITS}[methods]\nrandom = {{}}\n[protocols]\nlayer = {{use = 'knn', k = 5, layer = 'conv9'}}\n"
+        "pooling = {use = 'knn', k = 5, layer = 'conv2', pooling = 'rotnet'}\nknn = {k = 5}\n"
+        "right = {use = 'knn', k = 5, layer = 'conv2', pooling = 'cpc_mean'}\n"
+    )
+    alone, _ = judge(
+        "\n".join(line for line in text.splitlines() if not line.startswith(("layer", "pooling")))
+    )
+    for name in ("runs", "cache"):
+        (home / name).rename(home / f"{name} alone")
+    with pytest.raises(AssertionError):  # it tells two problems
+        judge(text)
+    cells = plan.cells(parse(tomllib.loads(text), Path("mine.toml")))
+    rows = collect("mine", cells, home / "runs")
+    failed = [r["reason"] for r in rows if r["status"] == "failed"]
+    assert len(failed) == 2
+    assert failed[0].startswith("layer 'conv9' does not exist here")
+    assert failed[1].startswith("there is no pooling 'rotnet'")
+
+    def told(rows):
+        return sorted((r["layer"], r["split"], r["metric"], r["value"]) for r in rows if r["status"] == "ok")
+
+    assert told(rows) == told(alone)
+
+
 def test_half_precision_is_another_cell_whose_rows_say_so(judge):
     text = f'{SMALL}{DIGITS}features = ["float32", "float16"]\n[methods]\nrandom = {{}}\n[protocols]\nknn = {{k = 5}}\n'
     rows, cells = judge(text)

@@ -16,6 +16,7 @@ from bench.contracts import BenchError, Tap, Target
 from protocols._crops import ten_crop_scores
 from protocols._heads import Descent, Heads
 from protocols.linear_probe import LinearProbe
+from protocols.mlp_probe import MlpProbe
 
 PROBE = LinearProbe(
     augment="none",
@@ -261,3 +262,29 @@ def test_a_probe_may_be_judged_on_ten_crops(model, target, make_run):
     assert all(value > 60 for value in _values(one).values())
     with pytest.raises(BenchError, match=r"linear_probe\.test is \'ten_scores\', which needs a side"):
         LinearProbe(test="ten_scores")
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+@pytest.mark.parametrize(
+    ("labels", "batch", "told"), [(1, 32, "there is 1 labeled image"), (9, 1, "batch_size is 1")]
+)
+def test_batch_normalization_of_one_image_is_refused(augment, labels, batch, told, model, target, make_run):
+    """Its variance would be divided by none: the running one were no number, and every guess wrong."""
+    few = dataclasses.replace(
+        target.train, labels=torch.where(torch.arange(150) < labels, target.train.labels, -1)
+    )
+    target = dataclasses.replace(target, train=few)
+    probe = dataclasses.replace(PROBE, augment=augment, batch_size=batch, epochs=1)
+    for protocol in (probe, MlpProbe(augment=augment, batch_size=batch, epochs=1)):
+        with pytest.raises(BenchError, match=rf"needs batches of two images, and {told}: write \w+ = "):
+            list(protocol.evaluate(model, target, make_run()))
+    others = [dataclasses.replace(probe, feature_norm=norm) for norm in ("standardize", "none")]
+    for protocol in (*others, MlpProbe(augment=augment, batch_size=batch, epochs=1, hidden=())):
+        found = [m for m in protocol.evaluate(model, target, make_run()) if m.metric == "top1"]
+        assert all(0 < m.value <= 100 for m in found)
+
+
+def test_maps_of_one_image_have_statistics_of_their_places():
+    heads = Heads(5 * 9, 4, Descent((0.1,), 0.9, True, 0.0), "batch", CPU, channels=5)
+    heads.step(torch.randn(1, 45), torch.tensor([2]), 1.0)
+    assert heads.var.isfinite().all()
