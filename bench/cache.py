@@ -96,8 +96,11 @@ class FileCache(Cache):
         need = Need(count, (width,), kept)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(key, "part")
-        begun = path.stat().st_size if path.exists() else 0
-        if not self._make_room(need.size - begun, keep=path) or self._free() < need.size - begun:
+        stat = (
+            path.stat() if path.exists() else None
+        )  # what was begun counts already: its size, and what is written
+        begun, written = (stat.st_size, stat.st_blocks * 512) if stat else (0, 0)
+        if not self._make_room(need.size - begun, keep=path) or self._free() < need.size - written:
             raise BenchError(need.too_large_for(self.room()))
         return _FileWriter(path, self._path(key, "npy"), count, width, kept)
 

@@ -8,16 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from bench.launch import Event, Task
+from bench.outlook import minutes
 from bench.planning.suite import Suite
-
-
-def minutes(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def forecast(suite: Suite, todo: Sequence[Task], total: int, seconds: Sequence[float], workers: int) -> str:

@@ -20,7 +20,7 @@ from bench.session import Assignments, Session
 from bench.worker import machine
 from bench.worker.models import backbone_of, build, method_of
 from bench.worker.outcomes import SkipError, guarded
-from bench.worker.place import Place, Progress
+from bench.worker.place import Place, Progress, reporter
 
 
 def evaluate(cells: Sequence[Cell], files: artifacts.Folder, place: Place, progress: Progress) -> list[str]:
@@ -79,7 +79,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     training = cell.training
     method, evaluation = method_of(training), registry.load("protocol", cell.protocol)
-    target, info = _target(cell.aim, place.data, machine.device())
+    target, info = target_of(cell.aim, place.data, machine.device())
     shape, weights = _made(files)
     assigned = _assigned(training, files, place)
     rows: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ def _evaluate(
             cache=FileCache(place.cache / "features"),
             precision=training.precision,
             stamp=digest([artifacts.cell_id(cell), info]),
-            report=lambda done, total: progress(cell.protocol.name, done, total),
+            report=reporter(cell.protocol.name, progress),
         )
         session.features = cell.aim.features
         model = build(method, backbone_of(training), shape, session)
@@ -119,7 +119,8 @@ def _evaluate(
 
 
 @functools.lru_cache(maxsize=4)
-def _target(cell_aim: Any, root: Path, where: torch.device) -> tuple[Target, dict[str, Any]]:
+def target_of(cell_aim: Any, root: Path, where: torch.device) -> tuple[Target, dict[str, Any]]:
+    """What a cell judges on; several cells in turn share it."""
     dataset: Dataset = registry.load("dataset", cell_aim.dataset)
     return assemble.target(cell_aim, dataset, root, where)
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import artifacts, distributed, pause, ranks
+from bench.contracts import Model
 from bench.records import BenchError, Cell, Training
+from bench.session import Session
+from bench.worker import forecast
 from bench.worker.evaluation import evaluate
 from bench.worker.machine import device, settle
 from bench.worker.outcomes import guarded
@@ -36,6 +39,9 @@ def work(job: Job, place: Place, progress: Progress) -> list[str]:
     def make(first: Training) -> list[str]:
         return work(Job(first, ()), place, progress)
 
+    def look(model: Model, session: Session) -> None:
+        forecast.check(job.cells, model, session, place)
+
     with artifacts.lock(files.path, waiting):
         pause.check()
         try:
@@ -43,7 +49,7 @@ def work(job: Job, place: Place, progress: Progress) -> list[str]:
         except BenchError as error:  # one training's file: the others go on
             return [str(error)]
         if status.get("status") != "ok" or not files.model.exists():
-            status = attempt(job.training, status, files, place, progress, make)
+            status = attempt(job.training, status, files, place, progress, make, look)
         if status["status"] != "ok":
             return [f"{files.path.name}: {status['reason']}"]
         done = artifacts.outcomes(place.runs, job.training)

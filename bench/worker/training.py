@@ -18,9 +18,10 @@ from bench.session import Session
 from bench.worker import machine
 from bench.worker.models import backbone_of, build, method_of
 from bench.worker.outcomes import SkipError, guarded
-from bench.worker.place import Place, Progress
+from bench.worker.place import Place, Progress, reporter
 
 Make = Callable[[Training], list[str]]  # makes the model of another training; returns what went wrong
+Look = Callable[[Model, Session], None]  # at what is about to be trained; raises when it would be in vain
 
 
 def attempt(
@@ -30,11 +31,13 @@ def attempt(
     place: Place,
     progress: Progress,
     make: Make,
+    look: Look,
 ) -> dict[str, Any]:
     """Train, whatever comes of it. Returns the record that is kept.
 
     :param before: the record of the last attempt.
     :param make: for a training that starts from another's encoder.
+    :param look: at the untrained model.
     """
     facts = {"attempt": int(before.get("attempt", 0)) + 1, **machine.facts()}
     artifacts.write_json(
@@ -46,18 +49,18 @@ def attempt(
         },
     )
     machine.reset_peak()
-    outcome = guarded(lambda: _train(training, files, place, progress, make), files.log)
+    outcome = guarded(lambda: _train(training, files, place, progress, make, look), files.log)
     status = {**facts, **outcome, "peak_memory_mb": machine.peak_mb()}
     artifacts.write_json(files.status, status)
     return status
 
 
 def _train(
-    training: Training, files: artifacts.Folder, place: Place, progress: Progress, make: Make
+    training: Training, files: artifacts.Folder, place: Place, progress: Progress, make: Make, look: Look
 ) -> dict[str, Any]:
     _check_processes(training, machine.device())
     with ranks.started(training, files.path.name, dataclasses.asdict(place)) as join:
-        model, session, facts = descend(training, files, place, progress, join, make)
+        model, session, facts = descend(training, files, place, progress, join, make, look)
     tensors.save_model(files.model, model)
     session.finish()
     return {
@@ -75,6 +78,7 @@ def descend(
     progress: Progress,
     join: ranks.Join,
     make: Make,
+    look: Look = lambda *_: None,
 ) -> tuple[Model, Session, dict[str, Any]]:
     """What every process of a training does: the trained model, its session, and what its data are."""
     where = machine.device()
@@ -91,9 +95,10 @@ def descend(
         budget=training.budget,
         snapshots=training.snapshots,
         stamp=digest([artifacts.training_id(training), info]),
-        report=lambda done, total: progress("train", done, total),
+        report=reporter("train", progress),
     )
     model = build(method, backbone, data.shape, session)
+    look(model, session)
     if training.init is not None:
         _start_from(training.init, model, place, make)
     if training.data.whitening:

@@ -44,7 +44,7 @@ def judge(home):
     yield run
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
-    evaluation._target.cache_clear()
+    evaluation.target_of.cache_clear()
 
 
 def test_stored_assignments_become_rows_by_epoch(judge, home):
