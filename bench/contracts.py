@@ -125,6 +125,13 @@ class Dataset(abc.ABC):
         :raises BenchError: a missing, empty, truncated or corrupt file, by its path and with the remedy.
         """
 
+    def paths(self, root: Path) -> list[Path]:
+        """All files below ``root`` that this dataset reads with these settings, sorted; embedded sets read none.
+
+        :raises BenchError: a folder or a list that names them is missing.
+        """
+        return []
+
     def check(self, root: Path) -> list[str]:
         """What is wrong with the files below ``root``, a line each; empty when all is well."""
         problems = []

@@ -88,13 +88,20 @@ class _Cifar(Dataset):
     def load(self, split: str, root: Path) -> Samples:
         """The "train" or "test" images, from the python form or, where that is absent, the binary one."""
         known_split(self, split)
-        python, binary = root / self.python_folder, root / self.binary_folder
-        if binary.is_dir() and not python.is_dir():
-            parts = [self._binary(binary / name) for name in self.binary_files[split]]
-        else:
-            parts = [self._python(python / name) for name in self.python_files[split]]
+        batches = self._batches(split, root)
+        parts = [self._binary(path) if path.suffix else self._python(path) for path in batches]
         pixels, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         return samples(content_name(self, split), pixels.reshape(-1, 3, 32, 32), labels)
+
+    def paths(self, root: Path) -> list[Path]:
+        """The batches of the form that is there."""
+        return sorted(path for split in self.splits for path in self._batches(split, root))
+
+    def _batches(self, split: str, root: Path) -> list[Path]:
+        python, binary = root / self.python_folder, root / self.binary_folder
+        if binary.is_dir() and not python.is_dir():
+            return [binary / name for name in self.binary_files[split]]
+        return [python / name for name in self.python_files[split]]
 
     def check(self, root: Path) -> list[str]:
         """Unreadable files, wrong counts, and files that are not the published ones."""

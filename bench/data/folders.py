@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,12 +9,11 @@ from typing import ClassVar
 import torch
 
 from bench.contracts import Dataset, Samples
+from bench.data import _listing
 from bench.data._files import content_name, known_split
 from bench.data._label_files import shown
 from bench.data.sources import Streamed
 from bench.records import BenchError, later
-
-_ENDINGS = (".jpeg", ".jpg", ".png")
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,16 @@ class _Folders(Dataset):
             known = shown(known, paths, Path(self.label_file).expanduser(), self.label_file_sha256)
         return Samples(content_name(self, split, str(root)), Streamed(paths), known)
 
+    def paths(self, root: Path) -> list[Path]:
+        """The images of both splits, and the list of labels that may be seen."""
+        found = [
+            Path(path)
+            for split in self.splits
+            for c in self._classes(root)
+            for path in self._images(root / self.name / split / c)
+        ]
+        return sorted(found)
+
     def get(self, root: Path) -> None:
         """These files cannot be downloaded freely.
 
@@ -72,17 +80,15 @@ class _Folders(Dataset):
 
     def _listed(self, folder: Path, root: Path) -> list[str]:
         try:
-            with os.scandir(folder) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
-        except OSError:
-            raise BenchError(f"{folder}: missing; expected a folder a class: {self._remedy(root)}") from None
+            return _listing.folders(folder)
+        except BenchError as error:
+            raise BenchError(f"{error}; expected a folder a class: {self._remedy(root)}") from None
 
     def _images(self, folder: Path) -> list[str]:
-        with os.scandir(folder) as entries:
-            found = sorted(entry.path for entry in entries if entry.name.lower().endswith(_ENDINGS))
+        found = [f"{folder}/{name}" for name in _listing.images(folder)]
         if not found:
             raise BenchError(
-                f"{folder}: empty; expected images ({', '.join(_ENDINGS)}): restore the class folder"
+                f"{folder}: empty; expected images ({', '.join(_listing.ENDINGS)}): restore the class folder"
             )
         return found
 

@@ -58,6 +58,13 @@ class Stl10(Dataset):
             labels = None if labels is None else labels[chosen]
         return samples(content_name(self, split), pixels, labels)
 
+    def paths(self, root: Path) -> list[Path]:
+        """The binary files; the unlabeled images where they are there, the folds where one is asked for."""
+        folder = root / _FOLDER
+        files = [folder / f"{split}_{part}.bin" for split in ("train", "test") for part in "Xy"]
+        files += [folder / "unlabeled_X.bin"] * (folder / "unlabeled_X.bin").is_file()
+        return sorted(files + [folder / "fold_indices.txt"] * (self.fold >= 0))
+
     def check(self, root: Path) -> list[str]:
         """Unreadable files, and files that are not the published ones."""
         problems = super().check(root)

@@ -113,6 +113,27 @@ class _Voc(Dataset):
             masks=self._masks(name, ids, root),
         )
 
+    def paths(self, root: Path) -> list[Path]:
+        """The images, annotations and masks of both lists, and the lists."""
+        base, found = root / self.folder, set[Path]()
+        for name in map(self._list, self.splits):
+            found |= {path for path in self._lists(name, root) if path.is_file()}
+            for i in self._ids(name, root):
+                found |= {base / "JPEGImages" / f"{i}.jpg", base / "Annotations" / f"{i}.xml"}
+                found |= {self._mask(name, i, root)} if self.task == "segmentation" else set()
+        return sorted(found | ({root / self.proposals} if self.proposals else set()))
+
+    def _lists(self, name: str, root: Path) -> list[Path]:
+        """The files that may say which images a list has, and what is on them."""
+        folder = root / self.folder / "ImageSets" / _LISTS[self.task]
+        if name in _SBD:
+            return [root / self.sbd / _SBD[name]]
+        if name == "train_aug" and not (folder / "train_aug.txt").is_file():
+            parts = ("sbd_train", "sbd_val", "train", "val")
+            return [path for part in parts for path in self._lists(part, root)]
+        words = self.words if self.task == "main" else ()
+        return [folder / f"{name}.txt", *(folder / f"{word}_{name}.txt" for word in words)]
+
     def check(self, root: Path) -> list[str]:
         """Unreadable lists and annotations, missing or truncated images and masks, sizes other than the published."""
         problems = super().check(root)

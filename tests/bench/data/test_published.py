@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +332,46 @@ def test_a_failed_download_says_how_to_do_without(tmp_path, monkeypatch, dataset
     ) as caught:
         dataset.get(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_every_dataset_names_the_files_that_it_reads(tmp_path, monkeypatch):
+    write_cifar10(tmp_path)
+    write_folders(tmp_path)
+    write_stl10(tmp_path)
+    (tmp_path / "svhn").mkdir()
+    for split in ("train", "test"):
+        savemat(
+            tmp_path / "svhn" / f"{split}_32x32.mat",
+            {"X": PIXELS[:3].transpose(2, 3, 1, 0), "y": np.ones((3, 1), np.uint8)},
+        )
+    opened = []
+    real = io.open
+
+    def recorded(file, *more, **named):
+        opened.append(Path(file))
+        return real(file, *more, **named)
+
+    for dataset in (Cifar10(), Three(), Stl10(), Stl10(fold=1), Svhn()):
+        opened.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("io.open", recorded)
+            patch.setattr("builtins.open", recorded)
+            for split in ("train", dataset.test_split, *({"unlabeled"} & set(dataset.splits))):
+                images = dataset.load(split, tmp_path).images
+                if hasattr(images, "reader"):
+                    list(map(images.reader.read, range(len(images))))
+        assert dataset.paths(tmp_path) == sorted(set(opened))
+    assert Digits().paths(tmp_path) == []
+
+
+def test_what_begins_with_a_dot_is_no_data(tmp_path):
+    base = write_folders(tmp_path)
+    before = Three().paths(tmp_path)
+    for split in ("train", "val"):
+        (base / split / ".ipynb_checkpoints").mkdir()
+        (base / split / "ant" / ".ipynb_checkpoints").mkdir()
+        for name in ("._0.JPEG", ".hidden.png", ".ipynb_checkpoints/0-checkpoint.jpg"):
+            (base / split / "ant" / name).write_bytes(b"no image")
+        (base / split / "cat" / "x.jpg").mkdir()
+    assert Three().paths(tmp_path) == before
+    assert Three().load("train", tmp_path).labels.tolist() == [0, 0, 1, 1, 2, 2]
