@@ -9,6 +9,7 @@ fields are its hyper-parameters and whose defaults are the paper's.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.draws import Draws
+from bench.facts import Facts, tell
 from bench.records import BenchError, Needs, TargetNeeds, Unit
 
 __all__ = [
@@ -108,7 +110,7 @@ class Dataset(abc.ABC):
 
     kind: ClassVar[str] = "dataset"
     name: ClassVar[str]
-    classes: ClassVar[int]
+    classes: ClassVar[int | None] = None  # None where settings or files decide: see teller
     color: ClassVar[bool] = True
     flip: ClassVar[bool] = True  # a mirrored image keeps its class
     annotations: ClassVar[tuple[str, ...]] = ("class",)
@@ -117,6 +119,17 @@ class Dataset(abc.ABC):
     image_side: ClassVar[int | None] = None  # None where sizes vary or a setting decides
     # What pictures call the classes, by label. Nothing else may hang on it: it is no part of a unit's digest (bench.code).
     class_names: ClassVar[tuple[str, ...]] = ()
+    # "module:function", free of torch (bench.facts.Teller): what settings and files say of the constants above.
+    teller: ClassVar[str] = ""
+
+    def facts(self, root: Path) -> Facts:
+        """Classes, annotations, image side: what planning is told too (:mod:`bench.facts`).
+
+        :raises BenchError: files that should say it are missing below ``root``.
+        """
+        names = [f.name for f in dataclasses.fields(Facts)]
+        settings = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+        return tell(self.teller, settings, root, Facts(**{name: getattr(self, name) for name in names}))
 
     @abc.abstractmethod
     def load(self, split: str, root: Path) -> Samples:

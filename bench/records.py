@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 NUMERICS = 1
 
 _LATER = "later"  # metadata of a field that came after ids were given: see later()
+_ASIDE = "aside"  # of a field that is no part of an identity: see aside()
 
 Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | None"
 
@@ -86,6 +87,16 @@ def is_later(spec: dataclasses.Field[Any]) -> bool:
     return bool(spec.metadata.get(_LATER))
 
 
+def aside(default: Any) -> Any:
+    """A field that says how files are reached and changes no number: no part of an identity, nor of a row."""
+    return field(default=default, metadata={_ASIDE: True})
+
+
+def is_aside(spec: dataclasses.Field[Any]) -> bool:
+    """Whether a field was made by :func:`aside`."""
+    return bool(spec.metadata.get(_ASIDE))
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a method needs of its data, backbone and machine; unmet, its cells are skipped with the reason."""
@@ -109,16 +120,28 @@ class TargetNeeds:
     top: bool = False  # fully connected layers of its own (fc6, fc7)
 
 
+def _sorted(settings: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]:
+    return tuple(sorted((k, freeze(v)) for k, v in settings.items()))
+
+
 @dataclass(frozen=True)
 class Unit:
     """A method, protocol, backbone or dataset by name, with its settings (all of them, once resolved)."""
 
     name: str
     settings: tuple[tuple[str, Value], ...] = ()
+    aside: tuple[tuple[str, Value], ...] = field(default=(), compare=False)  # fields made by aside()
 
     @classmethod
-    def of(cls, name: str, settings: Mapping[str, Any] | None = None) -> Unit:
-        return cls(name, tuple(sorted((k, freeze(v)) for k, v in (settings or {}).items())))
+    def of(
+        cls, name: str, settings: Mapping[str, Any] | None = None, aside: Mapping[str, Any] | None = None
+    ) -> Unit:
+        return cls(name, _sorted(settings or {}), _sorted(aside or {}))
+
+    @property
+    def all_settings(self) -> dict[str, Value]:
+        """What the unit is made with."""
+        return {**dict(self.settings), **dict(self.aside)}
 
     def get(self, key: str, default: Value = None) -> Value:
         return dict(self.settings).get(key, default)
@@ -200,12 +223,21 @@ def freeze(value: Any) -> Value:
 def plain(value: Any) -> Any:
     """A record as JSON-ready dicts and lists; units become ``{"name": ..., settings...}``-like pairs."""
     if isinstance(value, Unit):
-        return {"name": value.name, "settings": {k: plain(v) for k, v in value.settings}}
+        found = {"name": value.name, "settings": {k: plain(v) for k, v in value.settings}}
+        return found | ({_ASIDE: {k: plain(v) for k, v in value.aside}} if value.aside else {})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _told(f, value)}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
+
+
+def _told_alone(record: Any) -> Any:
+    """A plain record without what units have aside."""
+    if isinstance(record, dict):
+        unit = record.keys() == {"name", "settings", _ASIDE}
+        return {k: _told_alone(v) for k, v in record.items() if not (unit and k == _ASIDE)}
+    return [_told_alone(v) for v in record] if isinstance(record, list) else record
 
 
 def _told(spec: dataclasses.Field[Any], record: Any) -> bool:
@@ -214,7 +246,7 @@ def _told(spec: dataclasses.Field[Any], record: Any) -> bool:
 
 def digest(value: Any, length: int = 10) -> str:
     """The first hex digits of the SHA-256 of a value's canonical JSON."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_told_alone(plain(value)), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
@@ -245,4 +277,4 @@ def cell_from(record: Mapping[str, Any]) -> Cell:
 
 
 def _unit(record: Mapping[str, Any]) -> Unit:
-    return Unit.of(record["name"], record["settings"])
+    return Unit.of(record["name"], record["settings"], record.get(_ASIDE))

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.code import closure_digest, module_file
-from bench.records import BenchError, Unit, freeze, is_later
+from bench.facts import Facts, tell
+from bench.records import BenchError, Unit, freeze, is_aside, is_later
 
 KINDS = {"method": "methods", "protocol": "protocols", "dataset": "bench.data", "backbone": "bench.backbones"}
 RECIPE = "recipe"
@@ -46,6 +47,7 @@ class Field:
     required: bool = False
     sequence: bool = False
     later: bool = False  # came after ids were given (records.later)
+    aside: bool = False  # no part of an identity (records.aside)
 
     def left_out(self, value: Any) -> bool:
         """Whether ids are told without it."""
@@ -98,7 +100,9 @@ class Info:
         if missing:
             raise BenchError(f"{where}: {self.kind} {self.name!r} needs a value for {missing[0]!r}")
         values = {k: _coerce(settings.get(k, f.default), f) for k, f in self.fields.items()}
-        return Unit.of(self.name, {k: v for k, v in values.items() if not self.fields[k].left_out(v)})
+        aside = {k: v for k, v in values.items() if self.fields[k].aside and v != self.fields[k].default}
+        told = {k: v for k, v in values.items() if not (self.fields[k].aside or self.fields[k].left_out(v))}
+        return Unit.of(self.name, told, aside)
 
 
 @functools.cache
@@ -225,9 +229,17 @@ def load(kind: str, unit: Unit) -> Any:
     info = find(kind, unit.name, "the record")
     cls = getattr(importlib.import_module(info.module), info.cls)
     try:
-        return cls(**dict(unit.settings))
+        return cls(**unit.all_settings)
     except (TypeError, ValueError) as error:
         raise BenchError(f"{kind} {unit.name!r} refuses its settings: {error}") from error
+
+
+def facts(unit: Unit, root: Path | None = None) -> Facts:
+    """What planning knows of a dataset with its settings; with a root, from its files too (:mod:`bench.facts`)."""
+    info = find("dataset", unit.name, "the record")
+    constants = {f.name: info.traits[f.name] for f in dataclasses.fields(Facts) if f.name in info.traits}
+    known = Facts(**{k: freeze(v) for k, v in constants.items()})
+    return tell(info.traits.get("teller", ""), unit.all_settings, root, known)
 
 
 def code_digest(kind: str, name: str) -> str:
@@ -249,7 +261,7 @@ def cache_folder() -> Path:
     return Path(base) if base else Path.home() / ".cache" / "representation-bench"
 
 
-_TELLERS = ("bench.registry", "bench.contracts", "bench.records")
+_TELLERS = ("bench.registry", "bench.contracts", "bench.records", "bench.facts")
 
 
 def _describe_all(names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
@@ -335,6 +347,7 @@ _TRAITS = (
     "test_split",
     "files",
     "own_network",
+    "teller",
 )
 
 
@@ -365,7 +378,9 @@ def _field(spec: dataclasses.Field[Any], hint: Any) -> Field:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     sequence = any(typing.get_origin(o) in (tuple, list) or o in (tuple, list) for o in options)
     text = " | ".join(getattr(o, "__name__", str(o)) if not typing.get_args(o) else str(o) for o in options)
-    return Field(text, None if required else freeze(default), required, sequence, is_later(spec))
+    return Field(
+        text, None if required else freeze(default), required, sequence, is_later(spec), is_aside(spec)
+    )
 
 
 def _main(names: list[str]) -> int:

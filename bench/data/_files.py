@@ -15,12 +15,13 @@ from torch import Tensor
 
 from bench.contracts import Dataset, Samples
 from bench.data.sources import Resident
-from bench.records import BenchError, digest
+from bench.records import BenchError, digest, is_aside
 
 
 def content_name(dataset: Dataset, split: str, *more: object) -> str:
     """A name for a split: dataset, digest of its settings (and of ``more``), split."""
-    settings: dict[str, Any] = dataclasses.asdict(dataset) if dataclasses.is_dataclass(dataset) else {}
+    fields = dataclasses.fields(dataset) if dataclasses.is_dataclass(dataset) else ()
+    settings = {f.name: getattr(dataset, f.name) for f in fields if not is_aside(f)}
     return f"{dataset.name}-{digest([settings, list(more)])}-{split}"
 
 

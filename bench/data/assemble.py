@@ -55,17 +55,17 @@ def training_set(
 
     :raises BenchError: more labels or images than there are; no extra images; missing files.
     """
-    pool = _pool(data, dataset, root)
+    pool, classes = _pool(data, dataset, root), _class_count(dataset, root)
     held, shown, hidden = _choice(data, dataset, pool)
     chosen = np.union1d(shown, hidden)
     labels: Tensor | None = None
     if sees_labels:
         visible = pool.known(shown)
-        visible = splits.noisy(visible, data.label_noise, dataset.name, data.label_split, dataset.classes)
+        visible = splits.noisy(visible, data.label_noise, dataset.name, data.label_split, classes)
         labels = torch.from_numpy(visible[chosen]).to(device)
     images = pool.images if len(chosen) == len(pool.labels) else sources.subset(pool.images, chosen)
     info = _info(shown, held) | {"images": len(chosen), "unlabeled": len(hidden)}
-    return TrainingSet(images.to(device), labels, dataset.classes, dataset.flip), info
+    return TrainingSet(images.to(device), labels, classes, dataset.flip), info
 
 
 def _choice(data: Data, dataset: Dataset, pool: _Pool) -> tuple[Indices, Indices, Indices]:
@@ -102,7 +102,7 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
     judged = _within(dataset.load(dataset.test_split, root), aim)
     if aim.classes:
         classes = np.where(np.isin(classes, aim.classes), classes, -1)
-    size = _validation_size(aim, len(train), dataset.classes)
+    size = _validation_size(aim, len(train), _class_count(dataset, root))
     held = splits.validation(classes, size, dataset.name, 0)
     free = classes.copy()
     free[held] = -1
@@ -112,9 +112,9 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
         train=_to(take(train, shown), device),
         validation=_to(take(train, np.sort(held)), device),
         test=_to(judged, device),
-        classes=dataset.classes,
+        classes=_class_count(dataset, root),
         flip=dataset.flip,
-        class_names=dataset.class_names,
+        class_names=dataset.facts(root).class_names,
     )
     return parts, _info(shown, held)
 
@@ -155,6 +155,13 @@ def _to(samples: Samples, device: torch.device) -> Samples:
         labels=None if samples.labels is None else samples.labels.to(device),
         multilabel=None if samples.multilabel is None else samples.multilabel.to(device),
     )
+
+
+def _class_count(dataset: Dataset, root: Path) -> int:
+    count = dataset.facts(root).classes
+    if count is None:
+        raise BenchError(f"{dataset.name}: neither its settings nor its files say how many classes it has")
+    return count
 
 
 def _classes(samples: Samples) -> NDArray[np.int64]:

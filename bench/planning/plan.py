@@ -11,7 +11,7 @@ from bench.planning.grid import choices
 from bench.planning.resolver import Resolver
 from bench.planning.suite import Suite
 from bench.records import Aim, BenchError, Cell, Data, Training, Unit
-from bench.registry import Field, Info, find
+from bench.registry import Field, Info, facts, find
 
 _NO_BACKBONE = Unit("none")
 _SEED = "seed"  # a setting of data or target that every seed has of its own
@@ -64,8 +64,8 @@ def _planned(choice: Mapping[str, Any], resolve: Resolver) -> Planned:
     method, method_unit = resolve("method", choice["method"])
     protocol, protocol_unit = resolve("protocol", choice["protocol"])
     given = choice["data"]["dataset"]
-    dataset, dataset_unit = resolve("dataset", _own(given, choice))
-    target, target_unit = resolve("dataset", _own(choice["target"].get("dataset", given), choice))
+    dataset_unit = resolve("dataset", _own(given, choice))[1]
+    target_unit = resolve("dataset", _own(choice["target"].get("dataset", given), choice))[1]
     backbone = _NO_BACKBONE
     if choice["backbone"]["name"] != "none":
         backbone = resolve("backbone", choice["backbone"])[1]
@@ -89,7 +89,7 @@ def _planned(choice: Mapping[str, Any], resolve: Resolver) -> Planned:
     aim = Aim(target_unit, **resolve.part("target", _own(choice["target"], choice), _AIM))
     start, unmet = _start(choice, resolve)
     training = replace(training, init=start)
-    skip = unmet or _unmet_by_data(method, training, dataset) or _unmet_by_target(protocol, method, target)
+    skip = unmet or _unmet_by_data(method, training) or _unmet_by_target(protocol, method, target_unit)
     snapshots = "all" if training.snapshots > 1 and protocol.traits["needs"]["head"] else "last"
     cell = Cell(training, protocol_unit, aim, snapshots=snapshots, skip=skip)
     return Planned(
@@ -104,8 +104,7 @@ def _start(choice: Mapping[str, Any], resolve: Resolver) -> tuple[Training | Non
     first = {**choice, **choice["init"], "snapshots": 1, "init": {}, "target": {}}
     cell = _planned(first, resolve).cell
     method = find("method", cell.training.method.name, resolve.where)
-    dataset = find("dataset", cell.training.data.dataset.name, resolve.where)
-    return cell.training, _unmet_by_data(method, cell.training, dataset)
+    return cell.training, _unmet_by_data(method, cell.training)
 
 
 def _own(settings: Mapping[str, Any], choice: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,30 +138,28 @@ def _collapse(training: Training, method: Info) -> Training:
     return replace(training, **changes)
 
 
-def _unmet_by_data(method: Info, training: Training, dataset: Info) -> str:
+def _unmet_by_data(method: Info, training: Training) -> str:
     """Why this training cannot be made, or nothing."""
     needs = method.traits["needs"]
-    name = dataset.name
-    if needs["color"] and not dataset.traits["color"]:
+    name, known = training.data.dataset.name, facts(training.data.dataset)
+    if needs["color"] and not known.color:
         return f"{method.name} needs color; {name} is gray"
     for sense in ("video", "audio"):
-        if needs[sense] and sense not in dataset.traits["annotations"]:
+        if needs[sense] and sense not in known.annotations:
             return f"{method.name} needs {sense}; {name} has none"
-    side = training.data.dataset.get("side", dataset.traits.get("image_side"))
-    if needs["min_side"] and isinstance(side, int) and side < needs["min_side"]:
+    side = known.image_side
+    if needs["min_side"] and side is not None and side < needs["min_side"]:
         return f"{method.name} needs images of at least {needs['min_side']} pixels a side; {name} has {side}"
     if needs["labels"] and training.data.labels == 0:
         return f"{method.name} needs labels; data.labels is 0"
-    if method.traits["sees_labels"] and "class" not in dataset.traits["annotations"]:
-        return (
-            f"{method.name} needs one class an image; {name} has {', '.join(dataset.traits['annotations'])}"
-        )
+    if method.traits["sees_labels"] and "class" not in known.annotations:
+        return f"{method.name} needs one class an image; {name} has {', '.join(known.annotations)}"
     return ""
 
 
-def _unmet_by_target(protocol: Info, method: Info, target: Info) -> str:
+def _unmet_by_target(protocol: Info, method: Info, target: Unit) -> str:
     needs = protocol.traits["needs"]
-    if needs["annotation"] not in target.traits["annotations"]:
+    if needs["annotation"] not in facts(target).annotations:
         return f"{protocol.name} needs {needs['annotation']} annotations; {target.name} has none"
     if needs["head"] and not method.traits["sees_labels"]:
         return f"{protocol.name} needs a classifier; {method.name} makes none"

@@ -70,7 +70,7 @@ def _answers(units: Sequence[_Ask]) -> list[str]:
         return [_objection(kind, unit) for kind, unit in units]
     done = subprocess.run(
         [sys.executable, "-m", "bench.planning.refusals"],
-        input=json.dumps([[kind, unit.name, dict(unit.settings)] for kind, unit in units]),
+        input=json.dumps([[kind, unit.name, unit.all_settings] for kind, unit in units]),
         capture_output=True,
         text=True,
         check=False,

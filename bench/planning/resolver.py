@@ -63,7 +63,7 @@ def _with_digests(info: Info, unit: Unit, where: str) -> Unit:
         if settings.get(name):
             key = f"{name}_sha256"
             settings[key] = _file_digest(str(settings[name]), str(settings.get(key, "")), f"{where}.{name}")
-    return Unit.of(unit.name, settings)
+    return Unit.of(unit.name, settings, dict(unit.aside))
 
 
 def _file_digest(path: str, said: str, where: str) -> str:

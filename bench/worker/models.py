@@ -23,9 +23,7 @@ def backbone_of(training: Training) -> Backbone:
     if training.backbone.name == "none":
         return _NoBackbone()
     backbone: Backbone = registry.load("backbone", training.backbone)
-    dataset = training.data.dataset
-    traits = registry.find("dataset", dataset.name, "the record").traits
-    side: Any = dataset.get("side", traits.get("image_side"))
+    side = registry.facts(training.data.dataset).image_side
     return whitening.named(backbone, training.data.whitening, side)
 
 
