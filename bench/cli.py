@@ -71,7 +71,7 @@ def run(
     planned = _first_seeds(loaded, whole, seeds)
     wanted = _unmeasured(loaded, planned, results) if missing else planned
     left = plan.remaining(wanted, artifacts.Done(runs))
-    refusals.check(left, str(loaded.path))
+    refusals.check(left, str(loaded.path), data)
     todo = launch.tasks(left)
     csv = results / f"{loaded.name}.csv"
     if not todo and _is_final(csv, planned):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import artifacts
+from bench.cores import usable_cores
 from bench.planning.plan import Planned, trainings
 from bench.records import BenchError, Cell, Training, plain
 
@@ -312,6 +313,5 @@ def executor(jobs: int | None, todo: Sequence[Task], checkout: Path | None = Non
     if jobs is not None and jobs < 0:
         raise BenchError(f"--jobs must be 0 (this process) or a number of processes, not {jobs}")
     threads = max((task.training.threads * task.training.processes for task in todo), default=1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = jobs or max(1, cores // threads)
+    count = jobs or max(1, usable_cores() // threads)
     return OtherCode(count, checkout) if checkout else LocalProcesses(count)

@@ -182,8 +182,8 @@ def _aimed(cell: Cell) -> dict[str, Any]:
     """On which classes alone, by which features, where they were rounded, and by whose labels a protocol judged."""
     names = {"classes": "target_classes", "features": "features"}
     found = {names[key]: value for key, value in plain(cell.aim).items() if key in names}
-    listed = cell.aim.dataset.get("label_file")
-    return found | ({"target_label_file": listed} if listed else {})
+    listed = {key: cell.aim.dataset.get(key) for key in ("label_file", "root", "subset", "classes_file")}
+    return found | {f"target_{key}": value for key, value in listed.items() if value}
 
 
 def _json(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from bench import regions
 from bench.contracts import BenchError, Run, Samples
 from bench.records import digest
 from protocols._dense import whole
+
+SLICE_SECONDS = 20.0  # of selective search: what an interruption may lose
 
 
 def given(samples: Samples, run: Run) -> list[Tensor]:
@@ -36,9 +39,9 @@ def _sizes(samples: Samples) -> list[tuple[int, int]]:
     return [(image.shape[1], image.shape[2]) for _, image in _each(samples)]
 
 
-def _each(samples: Samples) -> list[tuple[int, Tensor]]:
-    picks = [torch.tensor([i]) for i in range(len(samples))]
-    return [(i, images[0]) for i, images in enumerate(whole(samples.images, picks))]
+def _each(samples: Samples, first: int = 0) -> Iterator[tuple[int, Tensor]]:
+    picks = [torch.tensor([i]) for i in range(first, len(samples))]
+    yield from ((i, images[0]) for i, images in enumerate(whole(samples.images, picks), first))
 
 
 def selective_search(samples: Samples, run: Run) -> list[Tensor]:
@@ -47,11 +50,34 @@ def selective_search(samples: Samples, run: Run) -> list[Tensor]:
     key = digest(["selective search", version, samples.name, len(samples)], 32)
     table = run.cache.get(key)
     if table is None:
-        rows = [(i, search(image)) for i, image in _each(samples)]
-        table = torch.cat([torch.cat([torch.full((len(b), 1), float(i)), b], 1) for i, b in rows])
+        table = _sliced(samples, run, key, search)
         run.cache.put(key, table)
     counts = torch.bincount(table[:, 0].long(), minlength=len(samples)).tolist()
     return list(table[:, 1:].split(counts))  # type: ignore[no-untyped-call]  # torch's own
+
+
+def _sliced(samples: Samples, run: Run, key: str, search: regions.Finder) -> Tensor:
+    """Rows (image, box) of all images, found in slices that are kept: an interruption loses the last one."""
+    rows, first = [torch.zeros(0, 5)], 0
+    while first < len(samples):
+        found = run.cache.get(f"{key} from {first}")
+        if found is None:
+            found = _slice(samples, first, search)
+            run.cache.put(f"{key} from {first}", found)
+        first = int(found[0, 0])
+        rows.append(found[1:])
+    return torch.cat(rows)
+
+
+def _slice(samples: Samples, first: int, search: regions.Finder) -> Tensor:
+    """The rows of the images from ``first`` on for some seconds; above them a row that says where the next begin."""
+    until, found, i = time.monotonic() + SLICE_SECONDS, [], first
+    for i, image in _each(samples, first):
+        boxes = search(image)
+        found.append(torch.cat([torch.full((len(boxes), 1), float(i)), boxes], 1))
+        if time.monotonic() > until:
+            break
+    return torch.cat([torch.tensor([[i + 1.0, 0, 0, 0, 0]]), *found])
 
 
 SOURCES: dict[str, Callable[[Samples, Run], Sequence[Tensor]]] = {

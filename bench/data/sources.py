@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bench.contracts import Frame, Images
-from bench.data import loading
+from bench.cores import usable_cores
+from bench.data import _decode, loading
 from bench.data.loading import Reader
 from bench.draws import Draws
 from bench.records import BenchError
@@ -44,23 +44,7 @@ class Files:
 
     def read(self, i: int) -> Tensor:
         """Image ``i`` as uint8 (3, H, W); BenchError when it cannot be read."""
-        try:
-            with Image.open(self.path(i)) as image:
-                pixels = np.array(image.convert("RGB"))
-        except FileNotFoundError:
-            raise BenchError(
-                f"{self.path(i)}: the image is missing; restore the file and run again"
-            ) from None
-        except (
-            OSError,
-            UnidentifiedImageError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            reason = " ".join(str(error).split())
-            raise BenchError(f"{self.path(i)}: not a readable image ({reason}); replace the file") from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return _decode.rgb(self.path(i), self.path(i))
 
 
 class Chosen:
@@ -141,7 +125,7 @@ class Streamed(Images):
         device: torch.device | None = None,
     ) -> None:
         self.reader: Reader = source if isinstance(source, Reader) else Files(source)
-        self.workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
+        self.workers = min(8, usable_cores()) if workers is None else workers
         self.side, self.color, self.device = side, color, device or torch.device("cpu")
 
     def __len__(self) -> int:

@@ -16,17 +16,40 @@ from pathlib import Path
 
 from bench import registry
 from bench.planning.plan import Planned
-from bench.records import BenchError, Cell, Training, Unit, freeze
+from bench.records import Aim, BenchError, Cell, Data, Training, Unit, freeze
 
 _Ask = tuple[str, Unit]  # kind, unit
 
 
-def check(planned: Iterable[Planned], where: str) -> None:
-    """Make every unit of these cells once.
+def check(planned: Iterable[Planned], where: str, root: Path | None = None) -> None:
+    """Make every unit of these cells once, and ask datasets whose files say their classes for them.
 
     :param where: the suite's file, which begins the error line.
+    :param root: where datasets lie; None: files are not looked at.
     :raises BenchError: a unit refuses its settings: in its own words, as ``linear_probe.augment is 'flp'; write ...``.
     """
+    planned = list(planned)
+    _made(planned, where)
+    parts = {p.cell.training.data for p in planned} | {p.cell.aim for p in planned}
+    for part in sorted(parts, key=repr):
+        _check_classes(part, where, root)
+
+
+def _check_classes(part: Data | Aim, where: str, root: Path | None) -> None:
+    """Classes that a suite names must be there."""
+    try:
+        count = registry.facts(part.dataset, root).classes
+    except BenchError as error:
+        raise BenchError(f"{where}: {error}") from error
+    keys = ("labeled_classes", "unlabeled_classes") if isinstance(part, Data) else ("classes",)
+    for key in keys:
+        wrong = [c for c in getattr(part, key) if count is not None and not 0 <= c < count]
+        if wrong:
+            told = f"{part.dataset.name} has {count} classes: write 0 to {count - 1}"
+            raise BenchError(f"{where}: {key}: there is no class {wrong[0]}; {told}")
+
+
+def _made(planned: Sequence[Planned], where: str) -> None:
     asked = {_key(*one): one for one in dict.fromkeys(_units(p.cell for p in planned))}
     path = registry.cache_folder() / "accepted.json"
     known = _accepted(path)

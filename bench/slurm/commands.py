@@ -87,7 +87,7 @@ def _submit(
     loaded, planned = load(suite)
     rules, where = resources.rules(loaded, config), places(*folders)
     wanted = unmeasured(loaded, planned, where.results) if only_missing else planned
-    refusals.check(plan.remaining(wanted, artifacts.Done(where.runs)), str(loaded.path))
+    refusals.check(plan.remaining(wanted, artifacts.Done(where.runs)), str(loaded.path), where.data)
     if dry_run:
         click.echo("\n".join(_dry(loaded, wanted, rules, where)))
         return 0
