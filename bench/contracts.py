@@ -110,7 +110,7 @@ class Dataset(abc.ABC):
 
     kind: ClassVar[str] = "dataset"
     name: ClassVar[str]
-    classes: ClassVar[int | None] = None  # None where settings or files decide: see teller
+    classes: ClassVar[int]  # a class without it has a teller
     color: ClassVar[bool] = True
     flip: ClassVar[bool] = True  # a mirrored image keeps its class
     annotations: ClassVar[tuple[str, ...]] = ("class",)
@@ -128,8 +128,9 @@ class Dataset(abc.ABC):
         :raises BenchError: files that should say it are missing below ``root``.
         """
         names = [f.name for f in dataclasses.fields(Facts)]
-        settings = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
-        return tell(self.teller, settings, root, Facts(**{name: getattr(self, name) for name in names}))
+        known = Facts(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+        settings: dict[str, Any] = dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+        return tell(self.teller, settings, root, known)
 
     @abc.abstractmethod
     def load(self, split: str, root: Path) -> Samples:

@@ -237,8 +237,9 @@ def load(kind: str, unit: Unit) -> Any:
 def facts(unit: Unit, root: Path | None = None) -> Facts:
     """What planning knows of a dataset with its settings; with a root, from its files too (:mod:`bench.facts`)."""
     info = find("dataset", unit.name, "the record")
-    constants = {f.name: info.traits[f.name] for f in dataclasses.fields(Facts) if f.name in info.traits}
-    known = Facts(**{k: freeze(v) for k, v in constants.items()})
+    names = [f.name for f in dataclasses.fields(Facts) if f.name in info.traits]
+    constants: dict[str, Any] = {name: freeze(info.traits[name]) for name in names}
+    known = Facts(**constants)
     return tell(info.traits.get("teller", ""), unit.all_settings, root, known)
 
 

@@ -20,7 +20,9 @@ from bench.records import BenchError, digest, is_aside
 
 def content_name(dataset: Dataset, split: str, *more: object) -> str:
     """A name for a split: dataset, digest of its settings (and of ``more``), split."""
-    fields = dataclasses.fields(dataset) if dataclasses.is_dataclass(dataset) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(dataset):
+        fields = dataclasses.fields(dataset)
     settings = {f.name: getattr(dataset, f.name) for f in fields if not is_aside(f)}
     return f"{dataset.name}-{digest([settings, list(more)])}-{split}"
 

@@ -107,7 +107,7 @@ def _scanned(tar: Path) -> Index:
 
 
 def _check_end(file: IO[bytes]) -> None:
-    """tarfile itself is content with a file that ends in the middle of a header."""
+    """Tarfile itself is content with a file that ends in the middle of a header."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 512))
     if size < 1024 or any(file.read()):
@@ -131,7 +131,7 @@ def _members(file: IO[bytes], stem: str, start: int = 0) -> Iterator[tuple[str, 
                 yield from ((f"{stem}/{n}", at, size) for n, at, size in _members(inner, "", place))
             else:
                 yield f"{stem}/{name}" if stem and "/" not in name else name, place, member.size
-            tar.members.clear()  # a million of them are not kept
+            tar.members.clear()  # type: ignore[attr-defined]  # a million of them are not kept
 
 
 class _Window(io.RawIOBase):

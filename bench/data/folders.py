@@ -147,7 +147,7 @@ class ImageNet(_Folders):
     """
 
     name: ClassVar[str] = "imagenet"
-    classes: ClassVar[int | None] = 1000
+    classes: ClassVar[int] = 1000
     request: ClassVar[str] = "https://image-net.org/download.php"
     tars: ClassVar[dict[str, str]] = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
     lists: ClassVar[tuple[str, ...]] = (
@@ -166,7 +166,7 @@ class Places205(_Folders):
     """
 
     name: ClassVar[str] = "places205"
-    classes: ClassVar[int | None] = 205
+    classes: ClassVar[int] = 205
     request: ClassVar[str] = "http://places.csail.mit.edu"
 
 
@@ -182,7 +182,7 @@ class Places365(_Folders):
     """
 
     name: ClassVar[str] = "places365"
-    classes: ClassVar[int | None] = 365
+    classes: ClassVar[int] = 365
     request: ClassVar[str] = "http://places2.csail.mit.edu"
 
     size: str = "256"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,8 +44,8 @@ def _check_classes(part: Data | Aim, where: str, root: Path | None) -> None:
         raise BenchError(f"{where}: {error}") from error
     keys = ("labeled_classes", "unlabeled_classes") if isinstance(part, Data) else ("classes",)
     for key in keys:
-        wrong = [c for c in getattr(part, key) if count is not None and not 0 <= c < count]
-        if wrong:
+        wrong = [c for c in getattr(part, key) if not 0 <= c < (count or math.inf)]
+        if wrong and count:
             told = f"{part.dataset.name} has {count} classes: write 0 to {count - 1}"
             raise BenchError(f"{where}: {key}: there is no class {wrong[0]}; {told}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import ImageFolder
 
+from bench.data._decode import rgb
 from bench.data.folder import Folder
 from bench.data.folders import ImageNet, Places365
 from bench.records import BenchError
@@ -351,3 +353,80 @@ def test_the_command_runs_a_folder_and_tells_what_is_missing(bench, home):
     assert (home / "node").is_dir()
     suite.write_text(suite.read_text().replace('"ant"', '"dog"'))
     assert "there is no class 'dog'" in bench("run", suite, "--jobs", 0).err
+
+
+def test_check_counts_and_names_every_bad_file(bench, home):
+    for name in ("train", "val"):
+        write(home / "data" / "own" / name)
+    asked = ("data", "check", "folder", "--set", "root=own")
+    done = bench(*asked, "--deep")
+    assert (done.code, done.out) == (
+        0,
+        "folder: ok, train 20 (5 to 5 in each of 4 classes), test 20 (5 to 5 in each of 4 classes)\n",
+    )
+    train = home / "data" / "own" / "train"
+    (train / "ant" / "ant_0.jpg").write_bytes(b"")
+    (train / "ant" / "ant_2.png").write_text("<html>")
+    cut = train / "cat" / "cat_1.JPEG"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    shallow, deep = bench(*asked), bench(*asked, "--deep")
+    assert (shallow.code, deep.code) == (2, 2)
+    for done in (shallow, deep):
+        assert "ant_0.jpg: empty" in done.out
+        assert "ant_2.png: no .png file by its first bytes" in done.out
+    assert "cat_1.JPEG" not in shallow.out
+    assert f"{cut}: not a readable image" in deep.out
+
+
+def test_check_compares_with_the_published_counts_unless_it_is_a_stand_in(bench, imagenet):
+    root, wnids, truth = imagenet
+    devkit(root / "imagenet", wnids, truth)
+    done = bench("data", "check", "imagenet", "--data", root)
+    assert done.code == 2
+    assert "imagenet train: 12 images, published are 1,281,167" in done.out
+    (root / "imagenet" / "STANDIN.json").write_text("{}")
+    done = bench("data", "check", "imagenet", "--data", root)
+    assert done.code == 0
+    assert "a stand-in" in done.out
+
+
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pixels_are_those_of_torchvisions_loader(tmp_path, mode):
+    from torchvision.datasets.folder import default_loader
+
+    path = tmp_path / ("a.jpg" if mode in {"CMYK", "YCbCr"} else "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter, which torchvision does not undo
+    more = {"transparency": bytes(range(256))} if mode == "P" else {}
+    picture(16).convert(mode).save(path, exif=exif, **more)
+    assert np.array_equal(rgb(str(path), str(path)).permute(1, 2, 0).numpy(), _quiet(default_loader, path))
+
+
+def _quiet(load, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(load(str(path)))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_of_gray_become_eight(tmp_path, name):
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    if name == "a.pgm":
+        (tmp_path / name).write_bytes(b"P5 256 256 65535\n" + ramp.astype(">u2").tobytes())
+    else:
+        Image.fromarray(ramp).save(tmp_path / name)
+    found = rgb(str(tmp_path / name), name)
+    assert abs(found.double().mean().item() - 127.5) < 0.01
+    assert (found.min().item(), found.max().item()) == (0, 255)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_no_known_range_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "a.tif")
+    with pytest.raises(
+        BenchError, match=r"^x\.tif: not a readable image .mode [IF]: pixels of no known range"
+    ):
+        rgb(str(tmp_path / "a.tif"), "x.tif")
