@@ -81,7 +81,9 @@ def _counted(samples: Samples) -> str:
 
 def _other_count(dataset: Dataset, split: str, count: int) -> Iterator[str]:
     """A line where there are not as many images as published; a choice of them has no published count."""
-    fields = dataclasses.fields(dataset) if dataclasses.is_dataclass(dataset) else ()
+    fields: tuple[dataclasses.Field[object], ...] = ()
+    if dataclasses.is_dataclass(dataset):
+        fields = dataclasses.fields(dataset)
     default = all(getattr(dataset, f.name) == f.default for f in fields)
     expected = PUBLISHED.get(dataset.name, {}).get(split, count) if default else count
     if count != expected:

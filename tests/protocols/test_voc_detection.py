@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -280,6 +282,46 @@ def test_selective_search_is_kept(make_run, monkeypatch):
     assert first[2].tolist() == [[0, 0, 5, 5], [1, 1, 9, 3]]
     monkeypatch.setattr(regions, "selective_search", lambda: ("2.0", search))
     assert _proposals.selective_search(samples, run)[0].tolist() == [[0, 0, 5, 5], [1, 1, 9, 4]]
+
+
+KILLED = """
+import os, signal, sys, types
+from pathlib import Path
+import torch
+from bench import regions
+from bench.cache import FileCache
+from bench.contracts import Samples
+from bench.data.sources import Resident
+from protocols import _proposals
+
+limit, searched = int(sys.argv[2]), 0
+
+def search(image):
+    global searched
+    if searched == limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+    searched += 1
+    return torch.full((searched % 2, 4), float(image[0, 0, 0]))
+
+regions.selective_search = lambda: ("1.0", search)
+_proposals.SLICE_SECONDS = 0.0
+pixels = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 8, 8).contiguous()
+run = types.SimpleNamespace(cache=FileCache(Path(sys.argv[1])))
+found = _proposals.selective_search(Samples("ten", Resident(pixels)), run)
+print(searched, [len(boxes) for boxes in found])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_selective_search_goes_on_where_it_was(tmp_path):
+    def started(limit):
+        line = [sys.executable, "-c", KILLED, str(tmp_path), str(limit)]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    assert started(6).returncode == -signal.SIGKILL
+    assert (
+        started(-1).stdout == f"4 {[1, 0, 1, 0, 1, 0, 1, 0, 1, 0]}\n"
+    )  # six were kept, with and without boxes
 
 
 @pytest.mark.parametrize(

@@ -331,6 +331,7 @@ name = "alexnet_small"
 """
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_folder_and_tells_what_is_missing(bench, home):
     suite = home / "own.toml"
     suite.write_text('backbone = "alexnet_small"\n' + SUITE.format(more="").split("[backbone]")[0])
