@@ -241,9 +241,9 @@ def check(names: tuple[str, ...], settings: tuple[str, ...], data: Path, *, deep
         report = checking.check(dataset, data, deep=deep)
         wrong += bool(report.problems)
         told = [*report.counts, *(["a stand-in, not the published files"] if report.standin else [])]
-        click.echo(f"{name}: {', '.join([*(['ok'] if not report.problems else []), *told]) or 'bad'}")
-        for problem in report.problems:
-            click.echo(f"  {problem}")
+        ok = [] if report.problems else ["ok"]
+        lines = [", ".join([*ok, *told])] if ok or told else []
+        click.echo("\n".join(f"{name}: {line}" for line in [*lines, *report.problems]))
     return 2 if wrong else 0
 
 
