@@ -8,6 +8,7 @@ A name is readable parts + the digest of all resolved settings + the digest of t
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -159,6 +160,15 @@ class Folder:
         return self.path / "cells" / f"{name}.failed.json"
 
 
+def as_given(path: Path) -> Path:
+    """An absolute path through the links that a person took: their targets may be called otherwise on other machines."""
+    here = Path(os.environ.get("PWD") or ".")
+    with contextlib.suppress(OSError):
+        if here.is_absolute() and here.samefile("."):
+            return here / path
+    return path.absolute()
+
+
 def folder(runs: Path, training: Training) -> Folder:
     """The folder of a training below ``runs``."""
     return Folder(runs / training_id(training))
@@ -175,12 +185,18 @@ def written(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BenchError(
-            f"{path}: cannot be written: {reason}; free some space or choose another folder"
-        ) from error
+        raise BenchError(f"{path}: cannot be written: {reason}; {_advice(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return "free some space or choose another folder"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return "you may not write there: ask its owner, or choose another folder"
+    return "look after that disk, or choose another folder"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -257,6 +273,11 @@ def free(path: Path) -> Iterator[bool]:
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as file:
         yield _taken(file, wait=False)
+
+
+def why_not(runs: Path) -> Path:
+    """A table of reasons by cell: what is not with SLURM although it is not done."""
+    return runs / ".slurm" / "refused.json"
 
 
 # ---- outcomes ----------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ class LocalProcesses(Executor):
         self.events.put((key, None))
 
     def _send(self, key: int, task: Task, places: Places) -> None:
-        place = {k: str(getattr(places, k).resolve()) for k in ("runs", "data", "cache")}
+        place = {k: str(artifacts.as_given(getattr(places, k))) for k in ("runs", "data", "cache")}
         message = {"training": plain(task.training), "cells": [plain(c) for c in task.cells], "place": place}
         self._write(key, message)
 

@@ -21,12 +21,22 @@ def collect(suite: str, planned: Iterable[Planned], runs: Path) -> list[Row]:
     """One row a number, and one for every planned cell that has none, with its status and reason."""
     statuses: dict[Training, dict[str, Any]] = {}
     rows: list[Row] = []
+    refused = artifacts.read_json(artifacts.why_not(runs)) or {}
     for one in planned:
         training = one.cell.training
         if training not in statuses:
             statuses[training] = artifacts.read_json(artifacts.folder(runs, training).status) or {}
-        rows += _cell_rows(suite, one, statuses[training], runs)
+        found = _cell_rows(suite, one, statuses[training], runs)
+        reason = refused.get(artifacts.cell_id(one.cell), "") if refused else ""
+        rows += [_explained(row, reason) for row in found] if reason else found
     return rows
+
+
+def _explained(row: Row, reason: str) -> Row:
+    """A row of a cell that SLURM does not run: it says why."""
+    if row["status"] in {"ok", "skipped"}:
+        return row
+    return {**row, "status": "failed" if row["status"] == "pending" else row["status"], "reason": reason}
 
 
 def measured(path: Path) -> dict[str, list[Row]]:

@@ -31,22 +31,23 @@ class SlurmError(BenchError):
         self.said = said
 
 
-def run(*command: str, timeout: float = TIMEOUT) -> str:
+def run(*command: str, timeout: float = TIMEOUT, text: str = "", env: Mapping[str, str] | None = None) -> str:
     """What a command prints. Arguments are passed as they are, no shell sees them.
 
+    :param text: its standard input; ``env``: in place of ours.
     :raises SlurmError: a BenchError, in one line, where the command is missing, fails or takes over ``timeout`` s.
     """
     name = command[0]
     try:
         done = subprocess.run(  # noqa: S603 - no shell: what a name holds stays in its argument
             command,
-            stdin=subprocess.DEVNULL,
+            input=text,
             capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout,
             check=False,
-            env=_environment(),
+            env=_environment() if env is None else env,
         )
     except FileNotFoundError:
         raise SlurmError(f"{name} is not on this machine's PATH: there is no SLURM here") from None
@@ -95,19 +96,53 @@ class Partition:
     nodes: int = 0
     cpus: int = 0
     up: bool = True
+    max_mem: int = 0  # MB that a job may have on a node, by the partition's own limit; 0: no such limit
+    accounts: str = "ALL"  # that it admits
+    preempt: str = "OFF"  # what becomes of a job that makes room
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine: in which partitions, with what, in which state."""
+
+    name: str
+    partitions: frozenset[str]
+    mem: int
+    state: str
+
+    @property
+    def up(self) -> bool:
+        return not re.match("down|drain|drng|fail|unk|boot|maint", self.state) and "*" not in self.state
 
 
 @dataclass(frozen=True)
 class Limits:
     """What the live cluster allows."""
 
-    max_array: int  # tasks of one array; indices run from 0 to max_array - 1
+    max_array: int  # tasks of one array; indices run from 0 to max_array - 1; below 2 there are none
     accounting: bool  # does sacct keep records
     max_jobs: int = 0  # jobs that the controller keeps at a time, all users together; 0: unknown
     version: str = ""
     cluster: str = ""
     min_job_age_s: int = 0  # how long the controller remembers a job that ended
     partitions: tuple[Partition, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    requeue: bool = True  # jobs may run again unless they say otherwise
+    preempt: str = "OFF"
+    enforced: str = ""  # which limits of accounts count
+
+    def largest(self, partition: str = "") -> int:
+        """MB of the largest node that a job of this partition (or one of these) may have; 0: unknown."""
+        names = {name for name in partition.split(",") if name}
+        names = names or {one.name for one in self.partitions if one.default}
+        sizes = [node.mem for node in self.nodes if node.partitions & names]
+        own = [one.max_mem for one in self.partitions if one.name in names]
+        most = max(own) if own and all(own) else 0
+        return min(most, max(sizes, default=0)) if most and sizes else max(sizes, default=0)
+
+    def is_up(self, node: str) -> bool:
+        """Whether a node takes jobs now."""
+        return any(one.name == node and one.up for one in self.nodes)
 
     def partition(self, name: str = "") -> Partition | None:
         """The partition of this name, or the default one."""
@@ -128,7 +163,26 @@ def limits() -> Limits:
         cluster=config.get("ClusterName", ""),
         min_job_age_s=_number(config.get("MinJobAge", "")),
         partitions=_partitions(run("scontrol", "--oneliner", "show", "partition")),
+        nodes=_nodes(),
+        requeue=config.get("JobRequeue", "1") != "0",
+        preempt=config.get("PreemptMode", "OFF"),
+        enforced=config.get("AccountingStorageEnforce", "none"),
     )
+
+
+def _nodes() -> tuple[Node, ...]:
+    """Nothing where sinfo does not answer: then no limit is known, which is not that there is none."""
+    try:
+        printed = run("sinfo", "--noheader", "--Node", "--all", "--format=%N|%R|%m|%t")
+    except SlurmError:
+        return ()
+    found: dict[str, Node] = {}
+    for name, partition, mem, state in (
+        line.split("|") for line in printed.splitlines() if line.count("|") == 3
+    ):
+        before = found[name].partitions if name in found else frozenset()
+        found[name] = Node(name, before | {partition}, _number(mem), state)
+    return tuple(found.values())
 
 
 def _settings(text: str) -> dict[str, str]:
@@ -158,6 +212,9 @@ def _partitions(text: str) -> tuple[Partition, ...]:
             nodes=_number(one.get("TotalNodes", "")),
             cpus=_number(one.get("TotalCPUs", "")),
             up=one.get("State", "UP") == "UP",
+            max_mem=_number(one.get("MaxMemPerNode", "")),
+            accounts=one.get("AllowAccounts", "ALL"),
+            preempt=one.get("PreemptMode", "OFF"),
         )
         for one in lines
         if "PartitionName" in one

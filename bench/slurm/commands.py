@@ -92,8 +92,9 @@ def _submit(
         click.echo("\n".join(_dry(loaded, wanted, rules, where)))
         return 0
     if not wait:
-        _told(loaded, submission.submit(wanted, rules, where, again=again), suite, set())
-        return 0
+        sent = submission.submit(wanted, rules, where, again=again)
+        _told(loaded, sent, suite, set())
+        return 2 if sent.refused else 0
     watched, known = follow.Watched(wanted, rules, where), set[str]()
     try:
         follow.follow(watched, lambda sent: _told(loaded, sent, suite, known), again=again)
@@ -111,15 +112,23 @@ def _told(loaded: Any, sent: Any, suite: str, known: set[str]) -> None:
         if name not in known:
             click.echo(f"given up: {name}: {reason} (bench retry {suite})", err=True)
             known.add(name)
+    for name, reason in sent.refused.items():
+        if name not in known:
+            click.echo(f"refused: {name}: {reason}", err=True)
+            known.add(name)
     draft = sent.draft
     parts = [f"{draft.done} of {draft.total} cells are done"]
     if draft.owned:
         parts.append(f"{draft.owned} are left to live jobs")
     if sent.submission:
-        jobs = f"{draft.jobs} jobs in {len(draft.arrays)} arrays"
-        parts.append(f"submitted {draft.cells} as {jobs} ({sent.submission.folder.name})")
-    elif not draft.owned:
+        jobs = f"{sent.jobs} jobs in {len(draft.arrays)} arrays"
+        parts.append(f"submitted {sent.cells} as {jobs} ({sent.submission.folder.name})")
+    elif not draft.owned and not sent.waiting:
         parts.append("nothing to submit")
+    if sent.waiting:
+        parts.append(
+            f"{sent.waiting} wait: SLURM takes no more jobs of this account now (submit again, or --wait)"
+        )
     click.echo(f"{loaded.name}: " + ", ".join(parts), err=True)
 
 
@@ -127,8 +136,7 @@ def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterato
     from bench.slurm import cluster, ledger, packs, sbatch, submission
 
     live = [view for view in ledger.views(where.runs) if not view.dead]
-    limits = cluster.limits()
-    draft = submission.draft(planned, rules, where, live, limits.max_array)
+    draft = submission.draft(planned, rules, where, live, cluster.limits())
     yield f"{'array':>5} {'jobs':>6} {'tasks':>6} {'cells':>6} {'hours':>7}  each job asks for"
     total = 0.0
     for number, array in enumerate(draft.arrays):
@@ -168,7 +176,7 @@ def status(suite: str, cells: bool, watch: bool, as_json: bool, runs: Path, resu
             click.echo(json.dumps({**vars(found), "counts": found.counts}))
         else:
             click.echo("\n".join(standing.lines(found, every=cells)))
-        if not watch or not {"running", "queued"} & set(found.counts):
+        if not watch or not {"running", "suspended", "queued"} & set(found.counts):
             return tell(found.damage)
         time.sleep(5)
         if not as_json:
@@ -201,8 +209,7 @@ def _logs(training: str, runs: Path) -> Iterator[Path]:
         for index, owns in enumerate(submission.manifest["packs"]):
             job = submission.jobs.get(str(index))
             if training in owns and job:
-                folder = submission.folder / "submitit"
-                candidates += [folder / f"{job}_0_log.out", folder / f"{job}_0_log.err"]
+                candidates.append(submission.folder / "logs" / f"{job}_log.out")
     yield from (path for path in candidates if path.is_file() and path.stat().st_size)
 
 
@@ -218,8 +225,7 @@ def cancel(suite: str, runs: Path) -> int:
     loaded = suites.load(suite)
     with artifacts.lock(ledger.home(runs)):
         views = [v for v in ledger.views(runs, ask=False) if v.submission.suite == loaded.name]
-        for view in views:
-            ledger.close(view.submission, view.index, "canceled", f"bench cancel {loaded.name}")
+        ledger.close_all((view, "canceled", f"bench cancel {loaded.name}") for view in views)
         cluster.cancel([view.job for view in views if view.job])
     click.echo(f"{loaded.name}: canceled {len(views)} jobs; bench submit {suite} goes on")
     return 0

@@ -292,7 +292,7 @@ def _write_and_read(path: Path) -> float:
 
 
 def _libraries() -> list[Finding]:
-    return [_torch_here(), _faiss_here(), _submitit_here()]
+    return [_torch_here(), _faiss_here()]
 
 
 def _ask_python(code: str) -> Any:
@@ -338,13 +338,6 @@ def _faiss_here() -> Finding:
     if len(owners) > 1:  # they share one folder: whichever was installed last is in force
         return Finding("faiss", False, f"{text}: keep one of them, uninstall all and install that one")
     return Finding("faiss", True, text)
-
-
-def _submitit_here() -> Finding:
-    try:
-        return Finding("submitit", True, metadata.version("submitit"))
-    except metadata.PackageNotFoundError:
-        return Finding("submitit", False, "not installed: pip install submitit")
 
 
 def _data(data: Path) -> Iterator[Finding]:

@@ -49,13 +49,17 @@ def follow(watched: Watched, tell: Tell, *, again: bool = False) -> None:
             sent = _patiently(watched, again=again)
             again = False  # what fails once more is given up again
             tell(sent)
-            unborn = 0 if any(v.beat for v, _ in sent.swept.dead) or not sent.swept.dead else unborn + 1
+            begun = [v.beat or v.blameless for v, _ in sent.swept.dead]
+            unborn = 0 if any(begun) or not begun else unborn + 1
             if unborn >= _ROUNDS:
                 raise BenchError(f"no job began: {sent.swept.dead[0][1]}; see bench logs and bench doctor")
             packs = _ours(watched)
-            if not packs:
+            if not packs and not sent.waiting:
                 return
-            _until_over(packs, watched, show)
+            if packs:
+                _until_over(packs, watched, show, places=sent.waiting > 0)
+            else:
+                time.sleep(ASK)  # others of this account have all its places
 
 
 def _patiently(watched: Watched, *, again: bool) -> Sent:
@@ -89,19 +93,28 @@ def _ours(watched: Watched) -> list[ledger.View]:
     ]
 
 
-def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Show) -> None:
-    """Return when all of them are over, or one ended such that something is to be submitted again."""
+def _until_over(packs: Sequence[ledger.View], watched: Watched, show: Show, *, places: bool = False) -> None:
+    """Return when all of them are over, or something is to be submitted (again).
+
+    :param places: something waits until jobs are over: it is submitted then, at most every ``ASK`` seconds.
+    """
     asked, said = time.monotonic(), ""
     waiting = list(packs)
     while waiting:
         time.sleep(LOOK)
-        over = [v for v in waiting if v.submission.file("exits", v.index).exists()]
-        waiting = [v for v in waiting if v not in over]
+        now = {
+            one.folder: ledger.exits(one)
+            for one in {v.submission.folder: v.submission for v in waiting}.values()
+        }
+        over = [v for v in waiting if v.index in now[v.submission.folder]]
+        waiting = [v for v in waiting if v.index not in now[v.submission.folder]]
         show(len(packs) - len(waiting), len(packs), said if waiting else "")
         if any(_ended_badly(view) for view in over):
             return
         if time.monotonic() - asked > ASK:
             asked = time.monotonic()
+            if places and len(waiting) < len(packs):
+                return
             views = ledger.views(watched.places.runs)
             if any(view.dead or not view.job for view in views):  # without a job: its submitter may have died
                 return
@@ -117,7 +130,7 @@ def _words(views: Iterable[ledger.View]) -> str:
 
 
 def _ended_badly(view: ledger.View) -> bool:
-    facts: dict[str, Any] = artifacts.read_json(view.submission.file("exits", view.index)) or {}
+    facts: dict[str, Any] = dict(ledger.outcome(view.submission, view.index))
     if facts.get("outcome") in {"fatal", "canceled"}:
         raise BenchError(f"{view.submission.suite}: {facts['outcome']}: {facts['reason']}")
     return facts.get("outcome") != "done" or bool(facts.get("problems"))

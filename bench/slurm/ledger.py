@@ -1,14 +1,17 @@
 """What was submitted and what became of it, as it lies in ``runs/.slurm``: one folder a submission.
 
-``manifest.json`` (written before sbatch), ``packs/<n>.json``, ``jobs.json`` (after each sbatch),
-``beats/<n>.json`` (the heartbeat of a job) and ``exits/<n>.json`` (a pack that is over, however it ended).
-A pack without an exit file is live until SLURM says that its job is dead.
+Of each submission, however many jobs it has: ``manifest.json`` and ``packs.jsonl`` (written before sbatch),
+``jobs.json`` (after each sbatch), ``over.json`` (packs that a submitter closed). Of each job that ran:
+``beats/<n>.json`` (its heartbeat), ``exits/<n>.json`` (it is over) and its log.
+A pack that is not over is live until SLURM says that its job is dead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +21,11 @@ from typing import Any
 
 from bench import artifacts
 from bench.launch import Places, Task, record
-from bench.records import BenchError, cell_from, training_from
+from bench.records import BenchError, cell_from, plain, training_from
 from bench.slurm import cluster, jobs
 
 SILENT_SECONDS = 30.0  # three heartbeats
+AGAIN = 75  # exit code of a job that was told to stop and wants to run again (sysexits: try again later)
 _STATUS = {"oom": "oom", "TIMEOUT": "timeout", "DEADLINE": "timeout"}
 
 
@@ -42,7 +46,7 @@ class Submission:
         return dict(artifacts.read_json(self.folder / "jobs.json") or {})
 
     def file(self, kind: str, index: int) -> Path:
-        """``kind``: packs, beats or exits."""
+        """``kind``: beats or exits."""
         return self.folder / kind / f"{index}.json"
 
 
@@ -68,6 +72,12 @@ class View:
         return self.state.dead or self.state.stuck or (self.state.gone and self.silent)
 
     @property
+    def blameless(self) -> bool:
+        """Its job made room for others, or saved and may not run again by itself: no attempt was lost."""
+        word = self.state.word if self.state else ""
+        return word == "PREEMPTED" or bool(self.beat.get("saved"))
+
+    @property
     def silent(self) -> bool:
         """A controller that came up again may have forgotten a job that still runs: its heartbeat tells."""
         heard = float(self.beat.get("time") or self.submission.manifest["created"])
@@ -75,9 +85,11 @@ class View:
 
     @property
     def word(self) -> str:
-        """``running``, ``queued`` or ``dead``."""
+        """``running``, ``suspended``, ``queued`` or ``dead``."""
         if self.dead:
             return "dead"
+        if self.state and self.state.word in {"SUSPENDED", "STOPPED"}:
+            return "suspended"
         waiting = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
         return "queued" if self.state and self.state.word in waiting else "running"
 
@@ -87,7 +99,7 @@ class View:
 
 def home(runs: Path) -> Path:
     """Where the submissions of a runs folder are kept."""
-    return runs.resolve() / ".slurm"
+    return artifacts.as_given(runs) / ".slurm"
 
 
 def submissions(runs: Path, *, closed: bool = False) -> list[Submission]:
@@ -104,7 +116,25 @@ def submissions(runs: Path, *, closed: bool = False) -> list[Submission]:
 
 def exits(submission: Submission) -> set[int]:
     """Packs that are over."""
-    return {int(path.stem) for path in (submission.folder / "exits").glob("*.json") if path.stem.isdigit()}
+    try:
+        with os.scandir(submission.folder / "exits") as entries:
+            own = {int(e.name[:-5]) for e in entries if e.name[:-5].isdecimal() and e.name.endswith(".json")}
+    except OSError:
+        own = set()
+    return own | {int(index) for index in artifacts.read_json(submission.folder / "over.json") or {}}
+
+
+def outcome(submission: Submission, index: int) -> Mapping[str, Any]:
+    """How a pack was over; nothing while it is not."""
+    own = artifacts.read_json(submission.file("exits", index))
+    over = artifacts.read_json(submission.folder / "over.json") or {} if own is None else {}
+    found: Mapping[str, Any] = own or over.get(str(index), {})
+    return found
+
+
+def is_over(submission: Submission, index: int) -> bool:
+    """Whether nothing is left to do for a pack's job."""
+    return bool(outcome(submission, index))
 
 
 def views(runs: Path, *, ask: bool = True) -> list[View]:
@@ -126,16 +156,48 @@ def _view(submission: Submission, index: int, states: Mapping[str, jobs.JobState
     return View(submission, index, job, states.get(job), beat)
 
 
+def write_packs(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """A line a pack, the first one with their lengths in bytes: a job reads its own alone."""
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
+    artifacts.write_text(
+        folder / "packs.jsonl", json.dumps([len(line.encode()) for line in lines]) + "\n" + "".join(lines)
+    )
+
+
+def pack(submission: Submission, index: int) -> Mapping[str, Any]:
+    """What :func:`write_packs` wrote of one pack.
+
+    :raises BenchError: the file is gone or damaged.
+    """
+    path = submission.folder / "packs.jsonl"
+    try:
+        with path.open("rb") as file:
+            lengths = json.loads(file.readline())
+            file.seek(sum(lengths[:index]), os.SEEK_CUR)
+            found: Mapping[str, Any] = json.loads(file.read(lengths[index]))
+            return found
+    except (OSError, ValueError, IndexError) as error:
+        raise BenchError(f"{path}: cannot be read ({error}); bench submit makes another") from error
+
+
 def tasks(submission: Submission, index: int) -> list[Task]:
     """The tasks of a pack, in the order in which they are worked off."""
-    pack = artifacts.read_json(submission.file("packs", index)) or {"tasks": []}
-    return [task_from(record) for record in pack["tasks"]]
+    with contextlib.suppress(BenchError):
+        return [task_from(record) for record in pack(submission, index)["tasks"]]
+    return []
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """A task as JSON; its cells without the training that they share."""
+    cells = [{k: v for k, v in plain(cell).items() if k != "training"} for cell in task.cells]
+    return {"training": plain(task.training), "cells": cells, "label": task.label}
 
 
 def task_from(record: Mapping[str, Any]) -> Task:
-    """The inverse of what ``packs/<n>.json`` holds of a task."""
-    cells = tuple(cell_from(cell) for cell in record["cells"])
-    return Task(training_from(record["training"]), cells, record["label"])
+    """The inverse of :func:`task_record`."""
+    training = record["training"]
+    cells = tuple(cell_from({**cell, "training": training}) for cell in record["cells"])
+    return Task(training_from(training), cells, record["label"])
 
 
 def owned(live: Iterable[View]) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
@@ -165,11 +227,17 @@ def sweep(runs: Path, places: Places) -> Swept:
     _unborn(runs)
     _abandoned(runs)
     live, dead = [], []
-    for view in views(runs):
+    found = views(runs)
+    now = {
+        one.folder: exits(one)
+        for one in {v.submission.folder: v.submission for v in found if v.dead}.values()
+    }
+    for view in found:
         if not view.dead:
             live.append(view)
-        elif not view.submission.file("exits", view.index).exists():  # it ended well just now
+        elif view.index not in now[view.submission.folder]:  # else it ended well just now
             dead.append((view, _bury(view, places)))
+    close_all((view, "dead", reason) for view, reason in dead)
     for submission in submissions(runs):
         if len(exits(submission)) == len(submission.manifest["packs"]):
             (submission.folder / "closed").touch()
@@ -186,14 +254,20 @@ def _unborn(runs: Path) -> None:
 def _abandoned(runs: Path) -> None:
     """The submitter died before it wrote down its jobs: they are cancelled, their packs are open again."""
     for submission in submissions(runs):
+        over = exits(submission)
         for array in submission.manifest["arrays"]:
             packs = range(array["first"], array["first"] + array["count"])
-            missing = [i for i in packs if str(i) not in submission.jobs]
+            missing = [i for i in packs if str(i) not in submission.jobs and i not in over]
             if not missing:
                 continue
-            cluster.cancel(cluster.find(array["name"]))
-            for index in missing:
-                close(submission, index, "abandoned", "its submitter died before sbatch was done")
+            cancel_unknown(array["name"], submission.jobs.values())
+            why = "abandoned", "its submitter died before sbatch was done"
+            close_all((View(submission, index, "", None, {}), *why) for index in missing)
+
+
+def cancel_unknown(name: str, known: Iterable[str]) -> None:
+    """Jobs of an array of which nobody wrote down that SLURM took them."""
+    cluster.cancel(set(cluster.find(name)) - {job.partition("_")[0] for job in known})
 
 
 def close(submission: Submission, index: int, outcome: str, reason: str, **more: Any) -> None:
@@ -202,15 +276,24 @@ def close(submission: Submission, index: int, outcome: str, reason: str, **more:
     artifacts.write_json(submission.file("exits", index), facts)
 
 
+def close_all(ended: Iterable[tuple[View, str, str]]) -> None:
+    """The same for many packs (with outcome and reason), under the ledger's lock: a file a submission."""
+    found: dict[Path, dict[str, Any]] = {}
+    for view, word, reason in ended:
+        facts = {"outcome": word, "reason": reason, "time": time.time(), "began": bool(view.beat)}
+        found.setdefault(view.submission.folder / "over.json", {})[str(view.index)] = facts
+    for path, facts in found.items():
+        artifacts.merge_json(path, facts)
+
+
 def _bury(view: View, places: Places) -> str:
     reason = _reason(view)
     if view.state and view.state.stuck:
         with contextlib.suppress(BenchError):  # a colleague's: should it be released, it ends at once
             cluster.cancel([view.job])
-    elif view.beat and (view.state is None or view.state.word != "CANCELLED" or view.state.out_of_memory):
+    elif view.beat and not view.blameless and (view.state is None or view.state.word != "CANCELLED"):
         for task in suspects(view, places):
             _accuse(task, view, reason, places)
-    close(view.submission, view.index, "dead", reason, began=bool(view.beat))
     return reason
 
 
@@ -222,6 +305,11 @@ def _reason(view: View) -> str:
         return f"job {view.job} is gone: SLURM does not know it any more"
     if state.out_of_memory:
         return f"job {view.job} ran out of memory"
+    if view.blameless:
+        how = "was preempted" if state.word == "PREEMPTED" else "saved, and SLURM does not run it again"
+        return f"job {view.job} {how}: no attempt is lost"
+    if state.exit_code == AGAIN:
+        return "nothing could be saved in a time slice: ask for more time"
     how = f"signal {state.signal}" if state.signal else f"exit code {state.exit_code}"
     where = f" on {state.node}" if state.node else ""
     return f"job {view.job} ended: {state.word} ({how}){where}"
@@ -247,7 +335,8 @@ def _accuse(task: Task, view: View, reason: str, places: Places) -> None:
     """Mark a task as ended by its job's death, unless an orphan of that job is still at it."""
     state = view.state
     word = "oom" if state and state.out_of_memory else state.word if state else ""
-    outcome = {"status": _STATUS.get(word, "killed"), "reason": reason}
+    slice_lost = state is not None and state.exit_code == AGAIN
+    outcome = {"status": "timeout" if slice_lost else _STATUS.get(word, "killed"), "reason": reason}
     if state and state.word in {"NODE_FAIL", "BOOT_FAIL"} and state.node:
         outcome["node"] = state.node
     folder = artifacts.folder(places.runs, task.training).path

@@ -15,6 +15,7 @@ from bench.launch import Task, tasks
 from bench.planning.plan import Planned
 from bench.planning.suite import Suite
 from bench.records import BenchError, Cell, Training, digest
+from bench.slurm import cluster
 from bench.slurm.resources import Policy, Resources, Rules
 
 UNKNOWN_SECONDS = 300.0  # what a cell is taken to last when nothing says better
@@ -55,11 +56,15 @@ class Array:
 
 @dataclass(frozen=True)
 class Tried:
-    """How often a training (or its evaluations) was tried, how that ended, and where not to try again."""
+    """How often a training (or its evaluations) was tried, how that ended, and where not to try again.
+
+    :param mem: MB of its last job; 0: not known.
+    """
 
     attempts: int = 0
     status: str = ""
     nodes: tuple[str, ...] = ()
+    mem: int = 0
 
 
 # ---- duration ------------------------------------------------------------------------------------
@@ -128,11 +133,13 @@ def works(
     tried: Mapping[Training, Tried],
     owners: Mapping[str, tuple[str, ...]],
     made: Iterable[Training],
+    site: cluster.Limits | None = None,
 ) -> list[tuple[Work, tuple[Work, ...]]]:
     """Each open task with its followers: the same training's cells that ask for other resources.
 
     :param owners: jobs of others that make a training, by its id.
     :param made: trainings that are done.
+    :param site: what is not known to be there is not asked for.
     """
     first = {p.cell.training: p for p in reversed(planned)}
     asks = {p.cell: rules.evaluation(p) for p in planned}
@@ -150,7 +157,8 @@ def works(
             train = i == 0 and task.training not in done
             seconds = forecast(task.training if train else None, cells)
             part = Task(task.training, tuple(cells), task.label)
-            parts.append(Work(part, _eased(resources, before), seconds, train, before.attempts > 0, after))
+            asked = _eased(resources if train else dataclasses.replace(resources, nodes=1), before, site)
+            parts.append(Work(part, asked, seconds, train, before.attempts > 0, after))
         if task.training in done:
             found += [(part, ()) for part in parts]
         else:
@@ -158,14 +166,20 @@ def works(
     return found
 
 
-def _eased(resources: Resources, before: Tried) -> Resources:
-    """More memory for what ran out of it, other nodes for what a node's failure ended."""
-    changes: dict[str, Any] = {}
-    if before.status == "oom":
-        changes["mem"] = resources.mem * 2**before.attempts
-    if before.nodes:
-        changes["exclude"] = tuple(sorted({*resources.exclude, *before.nodes}))
-    return dataclasses.replace(resources, **changes)
+def _eased(resources: Resources, before: Tried, site: cluster.Limits | None) -> Resources:
+    """More memory for what ran out of it, up to the largest node; other nodes for what a node's failure ended."""
+    if before.status == "oom" and resources.memory:
+        more = 2 * last_memory(resources, before)
+        most = site.largest(resources.partition) if site else 0
+        resources = resources.with_memory(max(resources.memory, min(more, most or more)))
+    # One that is up again is as good as any other.
+    away = tuple(sorted(node for node in before.nodes if not (site and site.is_up(node))))
+    return dataclasses.replace(resources, avoid=away)
+
+
+def last_memory(resources: Resources, before: Tried) -> int:
+    """MB that the last try had."""
+    return before.mem or resources.memory * 2 ** max(0, before.attempts - 1)
 
 
 # ---- packing -------------------------------------------------------------------------------------
@@ -184,8 +198,9 @@ def arrays(
     made: list[Array] = []
     for (resources, after, followers, processes), chains in groups.items():
         packed = _filled(chains, resources, processes, policy.pack * 60)
-        for start in range(0, len(packed), max_array):
-            part = packed[start : start + max_array]
+        size = max(1, max_array)  # a site without arrays takes jobs one by one
+        for start in range(0, len(packed), size):
+            part = packed[start : start + size]
             made.append(Array(resources, tuple(tuple(w for w, _ in p) for p in part), None, after))
             lead = len(made) - 1
             made += [Array(r, tuple(_following(p, r) for p in part), lead) for r in followers]

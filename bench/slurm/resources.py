@@ -1,6 +1,6 @@
 """What a job asks SLURM for: the table ``[slurm]`` of a suite, and a machine's own file over it.
 
-Everything here is data until submitit quotes it into an sbatch file; only ``setup`` is shell, the user's own.
+Everything here is data, handed to sbatch as arguments; only ``setup`` is shell, the user's own.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,26 +21,69 @@ from bench.records import BenchError, Value, freeze
 from bench.registry import suggest
 
 # What a submission decides itself: as an extra parameter it would break the bookkeeping.
-_OURS = {"array", "dependency", "error", "job-name", "kill-on-invalid-dep", "open-mode", "output", "signal"}
+_OURS = {"array", "chdir", "dependency", "error", "export", "job-name", "kill-on-invalid-dep", "no-requeue"}
+_OURS |= {"ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "open-mode", "output", "parsable"}
+_OURS |= {"requeue", "signal", "wait", "wrap"}
+
+# Variables of the user that sbatch reads, where they mean a key of ours.
+VARIABLES = {
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_QOS": "qos",
+    "SBATCH_TIMELIMIT": "time",
+    "SBATCH_CONSTRAINT": "constraint",
+    "SBATCH_MEM_PER_NODE": "mem",
+    "SBATCH_MEM_PER_CPU": "mem_per_cpu",
+    "SBATCH_MEM_PER_GPU": "mem_per_gpu",
+    "SBATCH_GPUS_PER_NODE": "gpus",
+}
+_MEMORY = ("mem", "mem_per_cpu", "mem_per_gpu")  # sbatch takes one of them
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks for. ``time`` in minutes, ``mem`` in MB a node, ``gpus`` a node, ``cpus`` a task."""
+    """What one job asks for. ``time`` in minutes (0: no limit), ``gpus`` a node (``"a100:4"``: of a type), ``cpus`` a task.
+
+    ``mem`` in MB a node, 0 all that it has, ``None`` not asked for; or ``mem_per_cpu``, ``mem_per_gpu``. ``avoid``:
+    nodes that failed, a preference. ``srun``: arguments; ``python``: the command that starts Python on a node.
+    """
 
     partition: str = ""
     account: str = ""
     qos: str = ""
     time: int = 60
-    gpus: int = 0
+    gpus: int | str = 0
     cpus: int = 2
-    mem: int = 4096
+    mem: int | None = 4096
+    mem_per_cpu: int = 0
+    mem_per_gpu: int = 0
     nodes: int = 1
     constraint: str = ""
     exclude: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
     parallelism: int = 256  # jobs of an array that run at once
     setup: tuple[str, ...] = ()
+    srun: tuple[str, ...] = ()
+    python: str = ""
     extra: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def devices(self) -> int:
+        """GPUs a node."""
+        return int(str(self.gpus).rpartition(":")[2])
+
+    @property
+    def memory(self) -> int:
+        """MB that a job has on a node; 0 where that is the site's to say."""
+        return self.mem_per_cpu * self.cpus or self.mem_per_gpu * self.devices or self.mem or 0
+
+    def with_memory(self, megabytes: int) -> Resources:
+        """The same with so many MB a node, asked for in the same way."""
+        if self.mem_per_cpu:
+            return dataclasses.replace(self, mem_per_cpu=megabytes // self.cpus)
+        if self.mem_per_gpu and self.devices:
+            return dataclasses.replace(self, mem_per_gpu=megabytes // self.devices)
+        return dataclasses.replace(self, mem=megabytes) if self.mem else self
 
     def workers(self, threads: int, processes: int = 1) -> int:
         """Workers that share one job: as many as its GPUs, or else its CPUs, carry; over several nodes there is one.
@@ -48,7 +92,8 @@ class Resources:
         """
         if self.nodes > 1:
             return 1
-        return max(1, self.gpus // processes or self.cpus // max(1, threads * processes))
+        carried = self.devices // processes if self.devices else self.cpus // max(1, threads * processes)
+        return max(1, carried)
 
 
 @dataclass(frozen=True)
@@ -78,7 +123,10 @@ class Rules:
     policy: Policy
 
     def training(self, one: Planned) -> Resources:
-        """What the training of a cell asks for."""
+        """What the training of a cell asks for.
+
+        :raises BenchError: processes that the CPUs of its nodes do not carry: srun would not start them.
+        """
         return self._asked(one, evaluation=False)
 
     def evaluation(self, one: Planned) -> Resources:
@@ -88,12 +136,38 @@ class Rules:
     def _asked(self, one: Planned, *, evaluation: bool) -> Resources:
         values: dict[str, Any] = {}
         for layer in self.layers:
-            values |= layer.all
+            _over(values, layer.all)
             for name in (one.cell.training.method.name, one.label):
-                values |= layer.methods.get(name, {})
+                _over(values, layer.methods.get(name, {}))
             for name, table in layer.protocols.items() if evaluation else ():
-                values |= table if _names(self.suite, name, one) else {}
-        return Resources(**values)
+                _over(values, table if _names(self.suite, name, one) else {})
+        return _carried(Resources(**values), one, f"{self.suite.path}: slurm")
+
+    def idle(self, one: Planned) -> bool:
+        """Whether more nodes are asked for than a training has processes: it gets fewer."""
+        layers = [{**layer.all, **layer.methods.get(one.label, {})} for layer in self.layers]
+        nodes = [layer["nodes"] for layer in layers if "nodes" in layer]
+        return bool(nodes) and nodes[-1] > self.training(one).nodes
+
+
+def _over(values: dict[str, Any], table: Mapping[str, Any]) -> None:
+    """A later word wins; of the ways to ask for memory the last one stands alone."""
+    if any(key in table for key in _MEMORY):
+        values |= {"mem": None, "mem_per_cpu": 0, "mem_per_gpu": 0}
+    values |= table
+
+
+def _carried(found: Resources, one: Planned, where: str) -> Resources:
+    """No node without a process, no process without CPUs."""
+    processes, threads = one.cell.training.processes, one.cell.training.threads
+    nodes = min(found.nodes, processes)
+    need = -(-processes // nodes) * threads
+    if nodes > 1 and need > found.cpus:
+        raise BenchError(
+            f"{where}: nodes = {found.nodes}, cpus = {found.cpus}: {processes} processes of {one.label} with "
+            f"{threads} threads each need {need} CPUs on a node: write cpus = {need}"
+        )
+    return dataclasses.replace(found, nodes=nodes)
 
 
 def _names(suite: Suite, name: str, one: Planned) -> bool:
@@ -117,7 +191,7 @@ def _fits(value: Value, written: Any) -> bool:
 
 
 def rules(suite: Suite, config: Path | None = None) -> Rules:
-    """The rules of a suite on this machine.
+    """The rules of a suite on this machine: the user's ``SBATCH_*``, the suite's file, the machine's, later ones win.
 
     :param config: the machine's file; by default BENCH_SLURM, else the user's own, where there is one.
     :raises BenchError: an unknown key or a value of the wrong type, in either.
@@ -127,7 +201,16 @@ def rules(suite: Suite, config: Path | None = None) -> Rules:
     _known(layer.methods, _units(suite, "methods"), f"{where}.methods")
     _known(layer.protocols, _units(suite, "protocols"), f"{where}.protocols")
     machine, own = _layer(*_machine(config))
-    return Rules(suite, (layer, machine), Policy(**{**policy, **own}))
+    return Rules(suite, (_of_user(), layer, machine), Policy(**{**policy, **own}))
+
+
+def _of_user() -> Layer:
+    """The user's own variables of sbatch, below all files."""
+    found: dict[str, Any] = {}
+    for variable, key in VARIABLES.items():
+        if value := os.environ.get(variable, ""):
+            found[key] = _ASKS[key](value, variable)
+    return Layer(found, {}, {})
 
 
 def _machine(config: Path | None) -> tuple[Mapping[str, Any], str]:
@@ -181,9 +264,14 @@ def _values(
     table: Mapping[str, Any], known: Mapping[str, Callable[[Any, str], Any]], where: str, more: Any = ()
 ) -> dict[str, Any]:
     for key in table:
-        if key not in known:
+        if key.replace("-", "_") not in known:
             raise BenchError(f"{where}: unknown key {key!r}{suggest(key, {*known, *more})}")
-    return {key: known[key](value, f"{where}: {key}") for key, value in table.items()}
+    asked = [key for key in table if key.replace("-", "_") in _MEMORY]
+    if len(asked) > 1:
+        raise BenchError(f"{where}: {' and '.join(asked)} exclude each other: write one of them")
+    return {
+        (name := key.replace("-", "_")): known[name](value, f"{where}: {key}") for key, value in table.items()
+    }
 
 
 # ---- values --------------------------------------------------------------------------------------
@@ -205,38 +293,80 @@ def _count(least: int) -> Callable[[Any, str], int]:
     return check
 
 
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?) *(min|h|)")
+def _gpus(value: Any, where: str) -> int | str:
+    """A number, or a type with a number."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]+:\d+|\d+", value):
+        return int(value) if value.isdecimal() else value
+    if isinstance(value, str):
+        raise BenchError(f'{where} must be a whole number, or a type with one as "a100:4", not {value!r}')
+    return _count(0)(value, where)
+
+
+_CLOCK = re.compile(r"(?:(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?|(?:(\d+):)?(\d+):(\d+))")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?) *(s|min|m|h|d|day|days|)")
+_MINUTES = {"s": 1 / 60, "min": 1, "m": 1, "": 1, "h": 60, "d": 1440, "day": 1440, "days": 1440}
 
 
 def minutes(value: Any, where: str) -> float:
-    """``"02:00:00"``, ``"1-12:00:00"``, ``"20 min"``, ``"2 h"`` or a number, in minutes."""
+    """All that sbatch reads, and ``"20 min"``, ``"2 h"``, ``"1d"`` or a number, in minutes.
+
+    As to sbatch, ``"2:00"`` is two minutes, ``"2:00:00"`` two hours, ``"1-0"`` and ``"1-02:30"`` days with hours.
+    """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
         return float(value)
-    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value)):
-        days, hours, mins, seconds = (int(part or 0) for part in clock.groups())
-        return 60 * (24 * days + hours) + mins + seconds / 60
-    if isinstance(value, str) and (span := _SPAN.fullmatch(value)):
-        return float(span[1]) * (60 if span[2] == "h" else 1)
-    raise BenchError(f'{where} must be minutes, or like "02:00:00", "20 min" or "2 h", not {value!r}')
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if clock := _CLOCK.fullmatch(text):
+        days, hours, mins, seconds, own_hours, own_mins, own_seconds = (
+            int(part or 0) for part in clock.groups()
+        )
+        whole = 60 * (24 * days + hours + own_hours) + mins + own_mins
+        return whole + (seconds + own_seconds) / 60
+    if span := _SPAN.fullmatch(text):
+        return float(span[1]) * _MINUTES[span[2]]
+    raise BenchError(
+        f'{where} must be minutes, or like "02:00:00", "1-12:00", "20 min", "2 h" or "1d", not {value!r}'
+    )
 
 
 def _limit(value: Any, where: str) -> int:
+    if isinstance(value, str) and value.lower() in {"unlimited", "infinite"}:
+        return 0
     found = minutes(value, where)
-    if found < 1:
-        raise BenchError(f"{where} must be a minute or more, not {value!r}")
+    if found <= 0 or (found < 1 and not isinstance(value, str)):
+        raise BenchError(f'{where} must be a minute or more, not {value!r} (no limit is "unlimited")')
     return -int(-found // 1)
 
 
-def memory(value: Any, where: str) -> int:
-    """``"8G"``, ``"500M"`` or a number of MB, in MB."""
-    known = {"M": 1, "MB": 1, "G": 1024, "GB": 1024, "T": 1024**2, "TB": 1024**2}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Z]+)", value) if isinstance(value, str) else None
-    if found and found[2] in known and float(found[1]) > 0:
-        return max(1, int(float(found[1]) * known[found[2]]))
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+def memory(value: Any, where: str) -> int | None:
+    """``"8G"``, ``"500m"`` or a number of MB, in MB; 0 is all that a node has, ``"none"`` asks for none at all."""
+    known = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
+    if isinstance(value, str) and value.lower() == "none":
+        return None
+    text = value.upper() if isinstance(value, str) else ""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text):
+        size = float(found[1]) * known[found[2]]
+        return max(1, int(size)) if size else 0
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    raise BenchError(f'{where} must be like "8G" or a number of MB, not {value!r}')
+    raise BenchError(f'{where} must be like "8G", a number of MB, 0 (a whole node) or "none", not {value!r}')
+
+
+def _share(value: Any, where: str) -> int:
+    found = memory(value, where)
+    if not found:
+        raise BenchError(f'{where} must be like "4G" or a number of MB, not {value!r}')
+    return found
+
+
+def _command(value: Any, where: str) -> str:
+    """Words, as a shell would split them; no shell sees them."""
+    try:
+        words = shlex.split(text(value, where))
+    except ValueError as error:
+        raise BenchError(f"{where}: {value!r} cannot be read as a command: {error}") from error
+    if not words:
+        raise BenchError(f'{where} must be a command, as "apptainer exec image.sif python", not {value!r}')
+    return str(value)
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
@@ -254,7 +384,7 @@ def _extra(value: Any, where: str) -> tuple[tuple[str, Value], ...]:
             raise BenchError(f'{where}: {written!r} is no parameter of sbatch; write it as in "mail-type"')
         if key in _OURS:
             raise BenchError(f"{where}: {written!r} is decided by bench; leave it out")
-        if key in {f.name for f in dataclasses.fields(Resources)}:
+        if key in {f.name.replace("_", "-") for f in dataclasses.fields(Resources)}:
             raise BenchError(f"{where}: {written!r} has a key of its own: write it in [slurm] itself")
         if not isinstance(one, (str, int, float)):
             raise BenchError(f"{where}: {written} must be text, a number or true, not {one!r}")
@@ -267,14 +397,18 @@ _ASKS: dict[str, Callable[[Any, str], Any]] = {
     "account": text,
     "qos": text,
     "time": _limit,
-    "gpus": _count(0),
+    "gpus": _gpus,
     "cpus": _count(1),
     "mem": memory,
+    "mem_per_cpu": _share,
+    "mem_per_gpu": _share,
     "nodes": _count(1),
     "constraint": text,
     "exclude": _texts,
     "parallelism": _count(1),
     "setup": _texts,
+    "srun": _texts,
+    "python": _command,
     "extra": _extra,
 }
 _POLICY: dict[str, Callable[[Any, str], Any]] = {"pack": minutes, "stall": minutes, "retries": _count(0)}

@@ -16,6 +16,7 @@ from bench.records import BenchError
 from bench.shared import rows_of, strangers
 from bench.slurm import ledger
 
+_AT_WORK = {"running", "suspended"}
 BAD = {"failed", "oom", "timeout", "killed", "dead"}
 
 
@@ -52,10 +53,10 @@ def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path)
         if trainings.isdisjoint(view.owns):
             continue
         here = {str(one["training"]): one for one in view.beat.get("running", [])}
-        running += [_worker(one, view) for one in here.values()] if view.word == "running" else []
+        running += [_worker(one, view) for one in here.values()] if view.word in _AT_WORK else []
         for name in _owned(view, cells):
             word = view.word
-            if word == "running" and name.partition("/")[0] not in here:
+            if word in _AT_WORK and name.partition("/")[0] not in here:
                 word = "queued"  # its job works at others first
             reason = f"job {view.job} died; bench submit goes on" if word == "dead" else f"job {view.job}"
             cells[name] = {"status": word, "reason": reason}
@@ -86,6 +87,7 @@ def _worker(one: Mapping[str, Any], view: ledger.View) -> dict[str, Any]:
     return {
         **one,
         "job": view.job,
+        "state": view.word,
         "node": view.beat.get("node", ""),
         "heartbeat_age": round(time.time() - float(view.beat["time"]), 1),
     }
@@ -100,7 +102,7 @@ def lines(found: Standing, *, every: bool) -> Iterator[str]:
         done, total = int(one.get("done", 0)), int(one.get("total", 0))
         far = f"{one.get('what', 'starting')} {done}/{total}" if total else str(one.get("what", "starting"))
         yield (
-            f"running   {one['training']}  {far}, job {one['job']} on {one['node']}, "
+            f"{one['state']:9} {one['training']}  {far}, job {one['job']} on {one['node']}, "
             f"heartbeat {one['heartbeat_age']:.0f} s ago"
         )
     if found.strangers:

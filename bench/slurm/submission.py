@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import secrets
+import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,11 @@ from bench import artifacts
 from bench.launch import Places
 from bench.planning import plan
 from bench.planning.plan import Planned
-from bench.records import BenchError, Training, plain
+from bench.records import BenchError, Cell, Training, plain
 from bench.slurm import cluster, ledger, packs
 from bench.slurm.packs import Array, Forecast, Tried, Work
-from bench.slurm.resources import Rules
-from bench.slurm.sbatch import sbatch
+from bench.slurm.resources import Resources, Rules
+from bench.slurm.sbatch import RefusedError, asked, sbatch
 
 _TRANSIENT = {"oom", "killed", "timeout"}  # worth another try; what a unit raised is not
 
@@ -31,6 +34,7 @@ class Draft:
     :param done: cells that need nothing more (skipped ones included), of ``total``.
     :param owned: cells that live jobs of others (or of an earlier submission) will bring.
     :param given_up: cells that will not be tried again, with the reason.
+    :param capped: those of them of which no node has the memory.
     """
 
     arrays: tuple[Array, ...]
@@ -39,6 +43,7 @@ class Draft:
     owned: int
     given_up: tuple[tuple[str, str], ...]
     measured: int
+    capped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def jobs(self) -> int:
@@ -51,11 +56,19 @@ class Draft:
 
 @dataclass(frozen=True)
 class Sent:
-    """One call of submit: what was found dead, what was left to do, what was submitted."""
+    """One call of submit: what was found dead, what was left to do, what was submitted.
+
+    :param jobs: that were taken, with so many ``cells``; ``waiting``: cells for whose jobs there is no place now.
+    :param refused: cells that sbatch will not take as they are, with its word.
+    """
 
     swept: ledger.Swept
     draft: Draft
     submission: ledger.Submission | None
+    jobs: int = 0
+    cells: int = 0
+    waiting: int = 0
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---- what is left --------------------------------------------------------------------------------
@@ -66,7 +79,7 @@ def draft(
     rules: Rules,
     places: Places,
     live: Sequence[ledger.View],
-    max_array: int,
+    site: cluster.Limits,
     *,
     again: bool = False,
 ) -> Draft:
@@ -75,17 +88,20 @@ def draft(
     cells, jobs = ledger.owned(live)
     free = [p for p in left if (_training(p), artifacts.cell_name(p.cell)) not in cells]
     tried, lost = _tried(free, places.runs, rules.policy.retries, again=again)
+    capped = {} if again else dict(_capped(free, tried, rules, site))
+    lost |= {cell: reason for cell, reason in capped.items() if cell not in lost}
     open_ = [p for p in free if p.cell not in lost]
     made = [t for t in plan.trainings(open_) if _status(places.runs, t).get("status") == "ok"]
     forecast = Forecast(rules.suite, planned, places.runs)
-    works = packs.works(open_, rules, forecast, tried, jobs, made)
+    works = packs.works(open_, rules, forecast, tried, jobs, made, site)
     return Draft(
-        packs.arrays(works, rules.policy, max_array),
+        packs.arrays(works, rules.policy, site.max_array),
         len(planned),
         len(planned) - len(left),
         len(left) - len(free),
         tuple((artifacts.cell_id(cell), reason) for cell, reason in lost.items()),
         forecast.measured,
+        {artifacts.cell_id(cell): reason for cell, reason in capped.items()},
     )
 
 
@@ -103,12 +119,13 @@ def _tried(
     """How each training was tried before, and which cells are given up for which reason."""
     tried: dict[Training, Tried] = {}
     lost: dict[Any, str] = {}
+    memory = functools.cache(lambda: _memory(runs))
     for training, ones in plan.trainings(free).items():
         status = _status(runs, training)
         if status.get("status", "ok") != "ok":
             tried[training] = _before(status)
             if not again and (reason := _hopeless(status, retries)):
-                lost |= {one.cell: reason for one in ones}
+                lost |= dict.fromkeys((one.cell for one in ones), reason)
         for one in ones if status.get("status") == "ok" else ():
             files = artifacts.folder(runs, training)
             failed = artifacts.read_json(files.failed(artifacts.cell_name(one.cell))) or {}
@@ -116,7 +133,35 @@ def _tried(
                 lost[one.cell] = reason
             elif failed:
                 tried[training] = max(tried.get(training, Tried()), _before(failed), key=lambda t: t.attempts)
+        if training in tried and tried[training].status == "oom":
+            had = memory().get(artifacts.training_id(training), 0)
+            tried[training] = dataclasses.replace(tried[training], mem=had)
     return tried, lost
+
+
+def _memory(runs: Path) -> dict[str, int]:
+    """MB that the last job of each training had."""
+    found: dict[str, int] = {}
+    for one in ledger.submissions(runs, closed=True):
+        for array in one.manifest["arrays"]:
+            packs_ = one.manifest["packs"][array["first"] : array["first"] + array["count"]]
+            found |= {name: int(array.get("memory", 0)) for owns in packs_ for name in owns}
+    return found
+
+
+def _capped(
+    free: Sequence[Planned], tried: Mapping[Training, Tried], rules: Rules, site: cluster.Limits
+) -> Iterator[tuple[Cell, str]]:
+    """What ran out of memory although it had as much as any node has."""
+    for one in free:
+        before = tried.get(one.cell.training, Tried())
+        if before.status != "oom":
+            continue
+        asked = rules.training(one)
+        most, had = site.largest(asked.partition), packs.last_memory(asked, before)
+        if most and had >= most:
+            where = f"of partition {asked.partition}" if asked.partition else "here"
+            yield one.cell, f"out of memory with {had / 1024:.1f} GB: no node {where} has more"
 
 
 def _before(outcome: Mapping[str, Any]) -> Tried:
@@ -147,48 +192,148 @@ def submit(planned: Sequence[Planned], rules: Rules, places: Places, *, again: b
         raise BenchError(f"{home}: sbatch reads % in a path as a pattern; choose another folder with --runs")
     with artifacts.lock(home):
         swept = ledger.sweep(places.runs, places)
-        limits = cluster.limits()
-        found = draft(planned, rules, places, swept.live, limits.max_array, again=again)
-        submission = _send(found, rules, places) if found.arrays else None
-    return Sent(swept, found, submission)
+        found = draft(planned, rules, places, swept.live, cluster.limits(), again=again)
+        sent = Sent(swept, found, None)
+        if found.arrays:
+            sent = _send(sent, rules, places)
+        _note_refused(planned, places.runs, {**found.capped, **sent.refused})
+    if sent.refused and not sent.jobs and not found.owned and not sent.waiting:
+        raise BenchError(f"{rules.suite.path}: slurm: {next(iter(sent.refused.values()))}")
+    return sent
 
 
-def _send(found: Draft, rules: Rules, places: Places) -> ledger.Submission:
-    submission = _written(found, rules, places)
+def _note_refused(planned: Sequence[Planned], runs: Path, reasons: Mapping[str, str]) -> None:
+    """Beside the submissions, for the rows: why some of these cells are not with SLURM."""
+    path = artifacts.why_not(runs)
+    before = artifacts.read_json(path) or {}
+    ours = {artifacts.cell_id(one.cell) for one in planned} if before else set()
+    kept = {name: reason for name, reason in before.items() if name not in ours}
+    if kept or reasons or before:
+        artifacts.write_json(path, {**kept, **reasons})
+
+
+def _send(sent: Sent, rules: Rules, places: Places) -> Sent:
+    """Array by array; what is refused costs itself only, and what finds no place stays open."""
+    arrays = sent.draft.arrays
+    submission = _written(arrays, rules, places)
     jobs: dict[str, str] = {}
-    for number, array in enumerate(found.arrays):
+    refused: dict[str, str] = {}
+    never: dict[int, str] = {}
+    full = False
+    for number, array in enumerate(arrays):
         entry = submission.manifest["arrays"][number]
-        lead = None if array.follows is None else submission.manifest["arrays"][array.follows]
-        dependency = _dependency(array, lead, jobs)
+        part, dependency = range(entry["first"], entry["first"] + entry["count"]), _after(array)
+        if array.follows in never:
+            never[number] = never[array.follows]
+            refused |= _names(array, never[number])
+            continue
+        if array.follows is not None:
+            lead = submission.manifest["arrays"][array.follows]
+            count = _first_batch(lead, jobs)
+            part, dependency = part[:count], _like(lead, jobs) if count else ""
         try:
-            ids = sbatch(submission, entry, array.resources, dependency)
+            for batch in () if full else _taken(submission, entry, array.resources, part, dependency):
+                jobs |= batch
+                artifacts.write_json(submission.folder / "jobs.json", jobs)
+        except RefusedError as error:
+            full |= error.full
+            if not error.full:
+                never[number] = f"{error} ({asked(array.resources)})"
+                refused |= _names(array, never[number])
         except BenchError as error:
-            for index in range(entry["first"], len(submission.manifest["packs"])):
-                ledger.close(submission, index, "refused", str(error))
+            _keep_sent(submission, jobs)
             with contextlib.suppress(BenchError):  # no answer in time may have been a yes
-                cluster.cancel(cluster.find(entry["name"]))
+                ledger.cancel_unknown(entry["name"], jobs.values())
             raise type(error)(f"{rules.suite.path}: slurm: {error}") from error
-        jobs |= {str(entry["first"] + i): job for i, job in enumerate(ids)}
-        artifacts.write_json(submission.folder / "jobs.json", jobs)
-    return submission
+    submission = _keep_sent(submission, jobs)
+    cells = sum(len(names) for owns in submission.manifest["packs"] for names in owns.values())
+    waiting = sent.draft.cells - cells - len(refused)
+    return dataclasses.replace(
+        sent,
+        submission=submission if jobs else None,
+        jobs=len(jobs),
+        cells=cells,
+        waiting=waiting,
+        refused=refused,
+    )
 
 
-def _written(found: Draft, rules: Rules, places: Places) -> ledger.Submission:
+def _taken(
+    submission: ledger.Submission,
+    entry: Mapping[str, Any],
+    resources: Resources,
+    part: range,
+    dependency: str,
+) -> Iterator[dict[str, str]]:
+    """What sbatch takes of an array, as jobs by pack: where places are few, in smaller and smaller parts.
+
+    :raises RefusedError: of the rest.
+    """
+    size = len(part)
+    while part:
+        try:
+            ids = sbatch(submission, entry, resources, dependency, part[:size])
+        except RefusedError as error:
+            if resources.avoid and not error.full:
+                resources = dataclasses.replace(
+                    resources, avoid=()
+                )  # a preference, where nothing else is left
+            elif size > 1 and error.full:
+                size = -(-size // 2)
+            else:
+                raise
+            continue
+        yield dict(zip(map(str, part[:size]), ids, strict=True))
+        part = part[size:]
+        size = min(size, len(part))
+
+
+def _first_batch(lead: Mapping[str, Any], jobs: Mapping[str, str]) -> int:
+    """How many jobs of an array came with its first sbatch: element by element they can be awaited."""
+    ids = [jobs.get(str(lead["first"] + i), "").partition("_")[0] for i in range(lead["count"])]
+    return sum(one == ids[0] != "" for one in ids)
+
+
+def _names(array: Array, reason: str) -> dict[str, str]:
+    return {artifacts.cell_id(cell): reason for work in array.works for cell in work.task.cells}
+
+
+def _keep_sent(submission: ledger.Submission, jobs: Mapping[str, str]) -> ledger.Submission:
+    """Of packs that SLURM did not take, nothing stays: they are open, as if nobody had planned them."""
+    owns = submission.manifest["packs"]
+    if len(jobs) == len(owns):
+        return submission
+    if not jobs:
+        shutil.rmtree(submission.folder, ignore_errors=True)
+        return ledger.Submission(submission.folder, {**submission.manifest, "packs": []})
+    left = {
+        str(i): {"outcome": "unsent", "reason": "SLURM did not take it", "time": time.time()}
+        for i in range(len(owns))
+        if str(i) not in jobs
+    }
+    artifacts.merge_json(submission.folder / "over.json", left)
+    mine = [own if str(i) in jobs else {} for i, own in enumerate(owns)]
+    manifest = {**submission.manifest, "packs": mine}
+    artifacts.write_json(submission.folder / "manifest.json", manifest)
+    return ledger.Submission(submission.folder, manifest)
+
+
+def _written(arrays: Sequence[Array], rules: Rules, places: Places) -> ledger.Submission:
     """The folder of a submission, its manifest last: from then on it exists."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     folder = ledger.home(places.runs) / name
-    first, entries, owns = 0, [], []
-    for number, array in enumerate(found.arrays):
-        for i, pack in enumerate(array.packs):
-            artifacts.write_json(folder / "packs" / f"{first + i}.json", _record(pack, rules, places))
-            owns.append(_owned(pack))
+    entries: list[dict[str, Any]] = []
+    owns = [_owned(pack) for array in arrays for pack in array.packs]
+    first = 0
+    for number, array in enumerate(arrays):
         entry = {"name": f"bench-{name}-{number}", "first": first, "count": len(array.packs)}
-        asks = plain(array.resources)
-        entries.append({**entry, "resources": asks, "follows": array.follows, "after": list(array.after)})
+        entry |= {"resources": plain(array.resources), "memory": array.resources.memory}
+        entries.append({**entry, "follows": array.follows, "after": list(array.after)})
         first += len(array.packs)
+    ledger.write_packs(folder, (_record(pack, rules, places) for array in arrays for pack in array.packs))
     manifest = {
         "suite": rules.suite.name,
-        "source": str(rules.suite.path.resolve()),
+        "source": str(artifacts.as_given(rules.suite.path)),
         "created": time.time(),
         "host": socket.gethostname(),
         "arrays": entries,
@@ -209,21 +354,25 @@ def _owned(pack: Sequence[Work]) -> dict[str, list[str]]:
 def _record(pack: Sequence[Work], rules: Rules, places: Places) -> dict[str, Any]:
     resources, training = pack[0].resources, pack[0].task.training
     return {
-        "tasks": [{**plain(work.task), "train": work.train} for work in pack],
-        "places": {k: str(v.resolve()) for k, v in vars(places).items()},
+        "tasks": [{**ledger.task_record(work.task), "train": work.train} for work in pack],
+        "places": {k: str(artifacts.as_given(v)) for k, v in vars(places).items()},
         "workers": packs.workers(pack),
         "processes": training.processes,
         "threads": training.threads,
         "nodes": resources.nodes,
-        "devices": resources.gpus,
+        "devices": resources.devices,
+        "srun": list(resources.srun),
+        "python": resources.python,
         "stall": rules.policy.stall,
     }
 
 
-def _dependency(array: Array, lead: Mapping[str, Any] | None, jobs: Mapping[str, str]) -> str:
-    if lead is not None:
-        job = jobs[str(lead["first"])]
-        # Element by element: judging starts when its own training's job ended well.
-        return f"aftercorr:{job.partition('_')[0]}" if "_" in job else f"afterok:{job}"
+def _like(lead: Mapping[str, Any], jobs: Mapping[str, str]) -> str:
+    """Element by element: judging starts when its own training's job ended well."""
+    job = jobs[str(lead["first"])]
+    return f"aftercorr:{job.partition('_')[0]}" if "_" in job else f"afterok:{job}"
+
+
+def _after(array: Array) -> str:
     ids = array.after if len(array.after) < 20 else {job.partition("_")[0] for job in array.after}
     return ":".join(["afterany", *sorted(ids)]) if ids else ""

@@ -1,19 +1,20 @@
 """Inside a job: works a pack off with local processes, tells that it lives, and stops in time.
 
-submitit pickles a :class:`Pack` and nothing else; what a pack is, and how far it is, lies in files.
+``python -m bench.slurm.supervisor FOLDER FIRST`` is what each job of an array runs: what its pack is, and how far
+it is, lies in files of the submission.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,68 +22,38 @@ from typing import Any
 from bench import artifacts
 from bench.launch import Event, LocalProcesses, Places, Task
 from bench.records import BenchError
-from bench.slurm import cluster, ledger
+from bench.slurm import ledger
 
 BEAT_SECONDS = 10.0  # between two heartbeats
 SOON_SECONDS = 2.0  # the same when other tasks run than it says
 TICK = 0.5  # seconds: how soon a signal, a stalled or a greedy worker is noticed
+LONGEST_TICK = 20.0  # seconds between two looks; what is above that, this job did not run
 SAVING_SECONDS = {signal.SIGUSR2: 45.0, signal.SIGTERM: 15.0}  # then the workers are stopped unsaved
 FULL = 0.95  # of the job's memory: the largest worker is ended before SLURM ends the job
 IDLE_STARTS = 3  # time slices in a row in which nothing was saved: more of them would not help
 
 
-@dataclass(frozen=True)
-class Pack:
-    """What submitit carries: where a pack lies. Called on the node; asked to checkpoint on the signal."""
+def main(folder: str, first: str) -> int:
+    """Work a pack off, in the main thread of this process; its exit code.
 
-    folder: str
-    index: int
-
-    def __call__(self) -> None:
-        """Work the pack off.
-
-        :raises SystemExit: it was told to stop before the end.
-        """
-        if os.environ.get("SLURM_PROCID", "0") != "0":
-            return  # one supervisor a job
-        _forget_leftovers()
-        job = _jobs[self] = Supervision(Path(self.folder), self.index)
-        signal.signal(signal.SIGTERM, job.terminated)  # submitit would ignore it
-        threading.Thread(target=job.run, daemon=True).start()
-        job.wait()
-        if job.error:
-            raise job.error
-        if job.paused:
-            job.ask_again()
-            sys.exit(128 + signal.SIGTERM)
-
-    def checkpoint(self) -> Any:
-        """Save and stop the workers; submitit then asks SLURM to run the same pack again."""
-        from submitit.helpers import DelayedSubmission
-
-        if self in _jobs:
-            _jobs[self].stop(signal.SIGUSR2)
-            _jobs[self].wait()
-        return DelayedSubmission(self)
-
-
-_jobs: dict[Pack, Supervision] = {}
-
-
-def _forget_leftovers() -> None:
-    """A kill while submitit saved leaves a file that its next save would stumble over."""
-    folder, job = os.environ.get("SUBMITIT_FOLDER"), os.environ.get("SLURM_JOB_ID", "")
-    if os.environ.get("SLURM_ARRAY_JOB_ID"):
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    for path in Path(folder).glob(f"{job}_*.save_tmp") if folder else ():
-        path.unlink(missing_ok=True)
+    :param folder: of the submission; ``first``: number of the array's first pack.
+    """
+    index = int(first) + int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
+    job = Supervision(Path(folder), index)
+    for number in SAVING_SECONDS:
+        signal.signal(number, job.told)
+    threading.Thread(target=job.run, daemon=True).start()
+    job.wait()
+    if job.error:
+        raise job.error
+    return ledger.AGAIN if job.paused else 0
 
 
 class Supervision:
     """One run of a pack: the thread that drives the workers, and what the signals tell it."""
 
     def __init__(self, folder: Path, index: int) -> None:
-        self.submission = ledger.Submission(folder, artifacts.read_json(folder / "manifest.json"))
+        self.submission = ledger.Submission(folder, {})
         self.index = index
         self.deadline: float | None = None  # when told to stop: until then workers may save
         self.over, self.paused = threading.Event(), False
@@ -94,21 +65,10 @@ class Supervision:
         while not self.over.is_set():
             time.sleep(0.05)
 
-    def terminated(self, number: int, frame: FrameType | None) -> None:
-        self.stop(signal.Signals(number))
-
-    def stop(self, why: signal.Signals) -> None:
-        soon = time.monotonic() + SAVING_SECONDS[why]
+    def told(self, number: int, frame: FrameType | None) -> None:
+        """SLURM says that the job has to stop."""
+        soon = time.monotonic() + SAVING_SECONDS[signal.Signals(number)]
         self.deadline = min(soon, self.deadline or soon)
-
-    def ask_again(self) -> None:
-        """Told to stop, and SLURM holds no plan to run the job again (preempted without a signal): ask for it."""
-        job = os.environ.get("SLURM_JOB_ID", "")
-        if not job or self.submission.file("exits", self.index).exists():
-            return
-        with contextlib.suppress(BenchError):
-            if cluster.run("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip() == "RUNNING":
-                cluster.run("scontrol", "requeue", job)
 
     # ---- the thread that works ----
 
@@ -116,7 +76,7 @@ class Supervision:
         # Workers inherit the mask: SLURM signals all processes of a job, and only this one may answer.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT})
         try:
-            if not self.submission.file("exits", self.index).exists():
+            if not ledger.is_over(self.submission, self.index):
                 self._work()
         except BaseException as error:  # noqa: BLE001 - the main thread tells it
             self.error = error
@@ -124,14 +84,16 @@ class Supervision:
             self.over.set()
 
     def _work(self) -> None:
-        pack = artifacts.read_json(self.submission.file("packs", self.index))
+        pack = ledger.pack(self.submission, self.index)
         places = Places(**{k: Path(v) for k, v in pack["places"].items()})
-        beat = Beat(self.submission, self.index, pack["workers"], places)
+        count = workers_here(pack)
+        beat = Beat(self.submission, self.index, count, places)
         todo = [task for record in pack["tasks"] if (task := beat.left(record))]
         todo = beat.without_hopeless(todo)
         beat.write(force=True)
-        step = srun(pack["nodes"], pack["processes"], pack["threads"])
-        crew = Crew(pack["workers"], pack["devices"], pack["stall"] * 60, pack["processes"], step)
+        step = srun(pack["nodes"], pack["processes"], pack["threads"], pack["srun"])
+        crew = Crew(count, len(visible()) or pack["devices"], pack["stall"] * 60, pack["processes"], step)
+        crew.python = shlex.split(pack["python"]) or crew.python
         for event in crew.run(todo, places):
             beat.note(event)
             if event.kind == "fatal":
@@ -141,6 +103,7 @@ class Supervision:
             crew.watch(event, self.deadline)
             beat.write()
         self.paused |= self.deadline is not None and beat.unbegun > 0
+        beat.saved = self.paused and beat.moved(todo)
         beat.write(force=True)
         if not self.paused:
             ledger.close(self.submission, self.index, "done", "", problems=beat.ended)
@@ -149,13 +112,24 @@ class Supervision:
 # ---- workers -------------------------------------------------------------------------------------
 
 
-def srun(nodes: int, processes: int, threads: int) -> list[str]:
+def visible() -> list[str]:
+    """The GPUs that SLURM gave this job."""
+    return [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+
+
+def workers_here(pack: Mapping[str, Any]) -> int:
+    """Workers as planned, but no more than the GPUs that are really here carry; one on several nodes."""
+    carried = max(1, len(visible()) // pack["processes"]) if visible() else pack["workers"]
+    return int(min(pack["workers"], carried))
+
+
+def srun(nodes: int, processes: int, threads: int, more: Sequence[str] = ()) -> list[str]:
     """What starts the processes of a training on several nodes; nothing where a worker starts its own."""
     if nodes == 1 or processes == 1:
         return []
     shape = [f"--nodes={min(nodes, processes)}", f"--ntasks={processes}", f"--cpus-per-task={threads}"]
     # The supervisor is a step of this job itself: without --overlap the new one would wait for its end.
-    return ["srun", "--overlap", "--kill-on-bad-exit=1", "--quiet", *shape]
+    return ["srun", "--overlap", "--kill-on-bad-exit=1", "--quiet", *shape, *more]
 
 
 class Crew(LocalProcesses):
@@ -169,16 +143,17 @@ class Crew(LocalProcesses):
     ) -> None:
         super().__init__(count, TICK)
         self.devices, self.stall, self.processes, self.step = devices, stall, processes, step
+        self.python = [sys.executable]
         self.heard: dict[int, float] = {}
         self.slots: dict[int, int] = {}
-        self.looked = 0.0
+        self.looked, self.awake, self.weighed = time.monotonic(), 0.0, 0.0
         self.memory = int(os.environ.get("SLURM_MEM_PER_NODE") or 0)
         self.told = False
 
     def command(self) -> list[str]:
         """Over several nodes, srun starts a worker's processes."""
         own = super().command()
-        return [*self.step, *own, "--slurm"] if self.step else own
+        return [*self.step, *self.python, *own[1:], "--slurm"] if self.step else own
 
     def environment(self, key: int) -> dict[str, str]:
         """Each worker has GPUs of its own, one a process, where the job has several."""
@@ -186,27 +161,31 @@ class Crew(LocalProcesses):
             return {}
         taken = {self.slots[k] for k in self.workers if k in self.slots}
         self.slots[key] = next(slot for slot in range(self.count + 1) if slot not in taken)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        found = visible()
         first = self.slots[key] * self.processes
-        own = visible[first : first + self.processes] or visible[: self.processes]
+        own = found[first : first + self.processes] or found[: self.processes]
         return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     def watch(self, event: Event, deadline: float | None) -> None:
         """Look after the workers; called at every event, ticks included."""
         now = time.monotonic()
+        # A job that was suspended did not run: that is no silence of its workers.
+        gone = now - self.looked
+        self.awake += min(gone, LONGEST_TICK)
+        self.looked = now
         if event.kind != "tick":
-            self.heard[id(event.task)] = now
+            self.heard[id(event.task)] = self.awake
         if deadline is not None and not self.told:
             self.told = True
             self.pause()
         for task in list(self.busy.values()):
             if deadline is not None and now > deadline:
                 self.kill(task)
-            elif now - self.heard.setdefault(id(task), now) > self.stall:
+            elif self.awake - self.heard.setdefault(id(task), self.awake) > self.stall:
                 minutes = f"{self.stall / 60:g} minutes"
                 self.kill(task, {"status": "timeout", "reason": f"no sign of life for {minutes}"})
-        if self.memory and now - self.looked > TICK:
-            self.looked = now
+        if self.memory and now - self.weighed > TICK:
+            self.weighed = now
             self._spare()
 
     def _spare(self) -> None:
@@ -239,6 +218,7 @@ class Beat:
         self.ended: dict[str, list[str]] = dict(before.get("ended", {}))
         self.starts, self.idle = int(before.get("starts", 0)) + 1, int(before.get("idle", 0))
         self.mark = before.get("mark")
+        self.spent, self.begun, self.saved = float(before.get("seconds", 0.0)), time.time(), False
         self.running: dict[str, dict[str, Any]] = {}
         self.unbegun = 0
         self.last, self.changed = 0.0, True
@@ -257,7 +237,7 @@ class Beat:
 
     def without_hopeless(self, todo: Sequence[Task]) -> list[Task]:
         """After some time slices in which nothing was saved, what they began with is given up."""
-        mark = [len(todo), *sorted(str(self._saved(task)) for task in todo[: self.workers])]
+        mark = self._mark(todo)
         self.idle = self.idle + 1 if mark == self.mark else 0
         self.mark = mark
         self.unbegun = len(todo)
@@ -272,6 +252,13 @@ class Beat:
             ]
         self.unbegun -= len(todo[: self.workers])
         return list(todo[self.workers :])
+
+    def moved(self, todo: Sequence[Task]) -> bool:
+        """Whether something was saved or done since this time slice began."""
+        return self.mark != self._mark(todo)
+
+    def _mark(self, todo: Sequence[Task]) -> list[Any]:
+        return [len(todo), *sorted(str(self._saved(task)) for task in todo[: self.workers])]
 
     def _saved(self, task: Task) -> float:
         path = artifacts.folder(self.places.runs, task.training).path
@@ -295,7 +282,7 @@ class Beat:
                 self.write(force=True)
 
     def write(self, *, force: bool = False) -> None:
-        """Leave a sign of life; often enough to be seen, seldom enough for a shared disk."""
+        """Leave a sign of life; often enough to be seen, seldom enough for a shared disk, which may fail now and then."""
         now = time.monotonic()
         if not force and now - self.last < (SOON_SECONDS if self.changed else BEAT_SECONDS):
             return
@@ -310,5 +297,15 @@ class Beat:
             "mark": self.mark,
             "running": list(self.running.values()),
             "ended": self.ended,
+            "seconds": round(self.spent + time.time() - self.begun, 1),
+            "saved": self.saved,
         }
-        artifacts.write_json(self.path, beat)
+        try:
+            artifacts.write_json(self.path, beat)
+        except BenchError as error:
+            self.changed = True  # the next one tells
+            sys.stderr.write(f"heartbeat: {error}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

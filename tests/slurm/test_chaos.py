@@ -225,8 +225,8 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
             sys.stderr.write(cluster.run("scontrol", "--all", "--oneliner", "show", what, check=False).stdout)
     assert last.returncode == 0, last.stderr
     cluster.wait_idle()
-    logs = "".join(p.read_text(errors="replace") for p in (home / "runs" / ".slurm").glob("*/submitit/*.err"))
-    chaos.counts["time-out"] = logs.count("this job is timed-out")
+    logs = "".join(p.read_text(errors="replace") for p in (home / "runs" / ".slurm").glob("*/logs/*.out"))
+    chaos.counts["time-out"] = logs.count("DUE TO TIME LIMIT")
     attempts = [json.loads(p.read_text())["attempt"] for p in (home / "runs").glob("*/status.json")]
     with capsys.disabled():
         faults = ", ".join(f"{n} x {kind}" for kind, n in sorted(chaos.counts.items()))

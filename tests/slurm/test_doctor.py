@@ -106,7 +106,7 @@ def test_a_real_cluster(slurm, home, monkeypatch):
     assert found["accounting"].ok is None
     assert "gpu:2" in found["GPUs on nodes"].text
     assert found["torch on a GPU node"].ok is False or "sees" in found["torch on a GPU node"].text
-    assert {"GPUs here", "faiss", "submitit", "data digits"} <= set(found)
+    assert {"GPUs here", "faiss", "data digits"} <= set(found)
     assert not (home / "runs").exists()
     monkeypatch.setattr(sys, "executable", "/no such/python")
     missing = by_name(doctor._nodes(home / "runs", gpus=False))

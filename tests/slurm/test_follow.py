@@ -63,7 +63,10 @@ def test_a_held_job_that_may_not_be_canceled_is_closed_all_the_same(tmp_path, mo
     monkeypatch.setattr(cluster, "cancel", refuse)
     one = ledger.View(submission(tmp_path), 0, "7", HELD, {})
     assert "could not be launched" in ledger._bury(one, Places(*[tmp_path] * 4))
-    assert one.submission.file("exits", 0).exists()
+    monkeypatch.setattr(ledger, "submissions", lambda runs: [one.submission])
+    monkeypatch.setattr(ledger, "views", lambda runs: [one])
+    ledger.sweep(tmp_path, Places(*[tmp_path] * 4))
+    assert ledger.exits(one.submission) == {0}
 
 
 @pytest.mark.parametrize(("job", "state"), [("", None), ("7", HELD)], ids=["no job", "held"])

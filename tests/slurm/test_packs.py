@@ -81,7 +81,7 @@ def test_what_ran_out_of_memory_gets_more_alone_and_elsewhere_than_where_a_node_
     first = made(top="seeds = 3")[0][0][0].task.training
     found, policy = made(top="seeds = 3", tried={first: Tried(2, "oom", ("node3",))})
     (suspect, _), *_ = found
-    assert (suspect.resources.mem, suspect.resources.exclude) == (4 * 4096, ("node3",))
+    assert (suspect.resources.mem, suspect.resources.avoid) == (4 * 4096, ("node3",))
     assert tasks_of(packs.arrays(found, policy, 1000)) == [[1], [2]]
 
 

@@ -59,6 +59,8 @@ def test_two_nodes_come_to_the_numbers_of_two_processes(slurm, home, bench_proce
             return [tuple(row[c] for c in ("label", *EQUAL_COLUMNS)) for row in csv.DictReader(file)]
 
     assert numbers("results") == numbers("calm_results")
-    # Step 0 of a job is submitit's own; the worker's processes are step 1: two tasks on two nodes.
+    # Step 0 of a job is the supervisor's; the worker's processes are step 1: two tasks on two nodes.
     steps = cluster.run("sacct", "--noheader", "--parsable2", "--format=JobID,NTasks,NNodes").stdout
     assert [line for line in steps.splitlines() if line.endswith(".1|2|2")], steps
+    ended = cluster.run("sacct", "--noheader", "--parsable2", "--format=JobID,State").stdout
+    assert "FAILED" not in ended, ended

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,12 +24,14 @@ SLURM = '\n[slurm]\nmem = "2G"\ncpus = 1\npack = 0\n'
 
 def test_parameters_name_what_sbatch_is_to_be_told():
     asked = Resources(partition="gpu", time=90, gpus=2, cpus=8, mem=500, exclude=("a", "b"), setup=("x",))
-    found = sbatch.parameters(asked, "bench-1-0", "afterany:3")
-    assert (found["partition"], found["time"], found["gpus_per_node"], found["mem"]) == ("gpu", 90, 2, "500M")
-    assert (found["exclude"], found["setup"], found["dependency"]) == ("a,b", ["x"], "afterany:3")
-    assert found["additional_parameters"] == {"kill-on-invalid-dep": "yes"}
-    assert found["srun_args"] == ["--cpus-per-task=8"]
-    assert "account" not in found
+    found = sbatch.options(asked, "bench-1-0", "afterany:3")
+    assert {"--partition=gpu", "--time=90", "--gpus-per-node=2", "--mem=500M", "--exclude=a,b"} <= set(found)
+    assert {"--dependency=afterany:3", "--kill-on-invalid-dep=yes", "--requeue"} <= set(found)
+    assert not any(word.startswith("--account") for word in found)
+    text = sbatch.script(asked, Path("/a b"), 7)
+    assert "\nx\n" in text
+    assert "srun --unbuffered --nodes=1 --ntasks=1 --cpus-per-task=8 " in text
+    assert text.count("bench.slurm.supervisor '/a b' 7") == 1
 
 
 @pytest.mark.parametrize(

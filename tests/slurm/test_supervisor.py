@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,10 +15,8 @@ from bench import artifacts, store
 from bench.launch import Places
 from bench.planning import plan
 from bench.planning.suite import load
-from bench.slurm import ledger, resources, submission
-from bench.slurm.supervisor import Beat, Pack
-
-WORK = "import sys; from bench.slurm.supervisor import Pack; Pack(sys.argv[1], int(sys.argv[2]))()"
+from bench.slurm import cluster, ledger, resources, submission
+from bench.slurm.supervisor import Beat
 
 
 @pytest.fixture
@@ -35,14 +32,14 @@ def written(places, monkeypatch, home):
     def write(path):
         loaded = load(str(path))
         rules = resources.rules(loaded)
-        found = submission.draft(plan.cells(loaded), rules, places, [], 1000)
-        return submission._written(found, rules, places)
+        found = submission.draft(plan.cells(loaded), rules, places, [], cluster.Limits(1000, accounting=True))
+        return submission._written(found.arrays, rules, places)
 
     return write
 
 
 def start(made, index=0):
-    command = [sys.executable, "-c", WORK, str(made.folder), str(index)]
+    command = [sys.executable, "-m", "bench.slurm.supervisor", str(made.folder), str(index)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -95,7 +92,8 @@ def test_told_to_stop_it_saves_and_goes_on_later_without_counting_an_attempt(sui
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == ledger.AGAIN
+    assert json.loads(made.file("beats", 0).read_text())["saved"]
     assert time.monotonic() - begun < 5
     assert not made.file("exits", 0).exists()
     assert not list(places.runs.glob("napper*/status.json"))
@@ -130,9 +128,9 @@ def test_the_largest_worker_goes_before_the_job_runs_out_of_memory(suite, places
 def test_a_follower_never_trains(suite, places, written):
     path = suite()
     made = written(path)
-    pack = json.loads(made.file("packs", 0).read_text())
+    pack = ledger.pack(made, 0)
     pack["tasks"][0]["train"] = False
-    made.file("packs", 0).write_text(json.dumps(pack))
+    ledger.write_packs(made.folder, [pack])
     assert finish(made)[0] == 0
     assert [status for status, _ in statuses(path, places)] == ["pending"]
 
@@ -140,7 +138,7 @@ def test_a_follower_never_trains(suite, places, written):
 def test_what_cannot_save_in_a_time_slice_is_given_up_after_three(suite, places, written):
     path = suite(top="seeds = 3")
     made = written(path)
-    records = json.loads(made.file("packs", 0).read_text())["tasks"]
+    records = ledger.pack(made, 0)["tasks"]
     left = []
     for _ in range(4):
         beat = Beat(made, 0, 1, places)
@@ -156,7 +154,7 @@ def test_what_cannot_save_in_a_time_slice_is_given_up_after_three(suite, places,
 def test_a_cell_a_time_slice_is_progress(suite, places, written):
     path = suite(protocols="norms = {factor = [1, 2, 3, 4, 5]}")
     made = written(path)
-    record = json.loads(made.file("packs", 0).read_text())["tasks"][0]
+    record = ledger.pack(made, 0)["tasks"][0]
     cells = [p.cell for p in plan.cells(load(str(path)))]
     files = artifacts.folder(places.runs, cells[0].training)
     (files.path / "cells").mkdir(parents=True)
@@ -170,17 +168,12 @@ def test_a_cell_a_time_slice_is_progress(suite, places, written):
         os.utime(file, (1000 + done,) * 2)
 
 
-def test_a_pickle_holds_a_folder_and_a_number(home):
-    pack = Pack(str(home), 3)
-    assert pickle.loads(pickle.dumps(pack)) == pack
-    assert vars(pack) == {"folder": str(home), "index": 3}
-    again = pack.checkpoint()
-    assert again.function == pack
-
-
-def test_only_the_first_process_of_a_job_supervises(home, monkeypatch):
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    assert Pack(str(home / "nowhere"), 0)() is None
+def test_a_job_reads_its_own_pack_alone(home):
+    packs = [{"tasks": [], "n": n, "é": "ü" * n} for n in range(5)]
+    ledger.write_packs(home, packs)
+    one = ledger.Submission(home, {})
+    assert [ledger.pack(one, n) for n in range(5)] == packs
+    assert len((home / "packs.jsonl").read_text().splitlines()) == 6
 
 
 def test_a_job_of_several_gpus_gives_each_worker_its_own(monkeypatch):
