@@ -192,11 +192,11 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def _advice(error: OSError) -> str:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return "free some space or choose another folder"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return "you may not write there: ask its owner, or choose another folder"
-    return "look after that disk, or choose another folder"
+        return "you may not write there: ask its owner or choose another folder"
+    if error.errno in {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}:
+        return "its disk does not answer as it should: try again later or choose another folder"
+    return "free some space or choose another folder"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -278,6 +278,11 @@ def free(path: Path) -> Iterator[bool]:
 def why_not(runs: Path) -> Path:
     """A table of reasons by cell: what is not with SLURM although it is not done."""
     return runs / ".slurm" / "refused.json"
+
+
+def asked_for(runs: Path) -> Path:
+    """Which parts of which suites were ever submitted: a list by suite."""
+    return runs / ".slurm" / "suites.json"
 
 
 # ---- outcomes ----------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ import click
 
 from bench import showing
 from bench.records import BenchError
+from bench.shared import chosen as _chosen
 from bench.shared import data_option as _data
 from bench.shared import exit_code as _exit_code
 from bench.shared import first_seeds as _first_seeds
 from bench.shared import load as _load
 from bench.shared import missing_option as _missing
+from bench.shared import part_options as _part_options
 from bench.shared import places as _places
 from bench.shared import report as _report
 from bench.shared import results_option as _results
@@ -56,11 +58,19 @@ def cli() -> None:
 )
 @click.option("--seeds", type=click.IntRange(min=1), help="Only the first N seeds of the suite.")
 @_missing
+@_part_options
 @_runs
 @_results
 @_data
 def run(
-    suite: str, jobs: int | None, seeds: int | None, missing: bool, runs: Path, results: Path, data: Path
+    suite: str,
+    jobs: int | None,
+    seeds: int | None,
+    missing: bool,
+    part: Any,
+    runs: Path,
+    results: Path,
+    data: Path,
 ) -> int:
     """Run what is left of SUITE (a built-in name or a .toml path), then write its tables and figures."""
     from bench import artifacts, launch, progress
@@ -68,7 +78,7 @@ def run(
 
     places = _places(runs, results, data)
     loaded, whole = _load(suite)
-    planned = _first_seeds(loaded, whole, seeds)
+    planned = _first_seeds(loaded, _chosen(loaded, whole, part), seeds)
     wanted = _unmeasured(loaded, planned, results) if missing else planned
     left = plan.remaining(wanted, artifacts.Done(runs))
     refusals.check(left, str(loaded.path), data)

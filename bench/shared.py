@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,27 @@ missing_option = click.option(
     is_flag=True,
     help="Only cells that the suite's table in RESULTS has no rows of, wherever those were measured (same settings, same code).",
 )
+
+
+def part_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--methods``, ``--datasets``, ``--protocols`` and ``--set``, handed over as one ``part``."""
+
+    @functools.wraps(command)
+    def with_part(*args: Any, **given: Any) -> Any:
+        from bench.planning.part import Part
+
+        words = (given.pop(name) for name in ("methods", "datasets", "protocols", "settings"))
+        return command(*args, part=Part.of(*words), **given)
+
+    made = with_part
+    about = "KEY=VALUE: only cells of which this holds, e.g. labels=250, method.lr=0.1, seed=0.  [repeatable]"
+    made = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help=about)(made)
+    for kind in ("protocols", "datasets", "methods"):
+        about = f"Only these {kind} of the suite: a,b,c."
+        made = click.option(f"--{kind}", multiple=True, metavar="NAMES", help=about)(made)
+    return made
+
+
 data_option = folder_option("--data", "BENCH_DATA", "data", "Where datasets lie.")
 
 
@@ -54,6 +77,13 @@ def load(suite: str) -> tuple[Any, list[Any]]:
 
     loaded = suites.load(suite)
     return loaded, plan.cells(loaded)
+
+
+def chosen(loaded: Any, planned: Sequence[Any], part: Any) -> list[Any]:
+    """The cells of a part of a suite."""
+    from bench.planning import part as parts
+
+    return list(planned) if part.whole else parts.cells(planned, part, str(loaded.path))
 
 
 def first_seeds(loaded: Any, planned: Sequence[Any], count: int | None) -> list[Any]:
@@ -141,8 +171,44 @@ def tell(damage: Sequence[str]) -> int:
     return 2 if damage else 0
 
 
-def report(loaded: Any, rows: Sequence[dict[str, Any]], results: Path) -> None:
-    """Tables to Markdown and to the terminal, figures beside them; who reads along may leave early."""
+def submitted(loaded: Any, planned: Sequence[Any], runs: Path) -> list[Any] | None:
+    """The cells of a suite that were ever asked for by ``bench submit`` with this folder; nothing where it was not."""
+    from bench import artifacts
+    from bench.planning import part as parts
+
+    kept = (artifacts.read_json(artifacts.asked_for(runs)) or {}).get(loaded.name)
+    if kept is None:
+        return None
+    asked = [parts.Part.read(one) for one in kept]
+    if any(one.whole for one in asked):
+        return list(planned)
+    found: dict[Any, None] = {}
+    for one in asked:
+        with contextlib.suppress(BenchError):  # of a suite that changed since
+            found |= dict.fromkeys(parts.cells(planned, one, str(loaded.path)))
+    return list(found)
+
+
+def publish(loaded: Any, planned: Sequence[Any], runs: Path, results: Path) -> None:
+    """What ``bench run`` writes at its end, of jobs that ended on a cluster, where nobody was there to write it.
+
+    Whoever asks for the results first does it; where nothing changed since, nothing is done.
+    """
+    asked = submitted(loaded, planned, runs)
+    if asked is None:
+        return
+    table = results / f"{loaded.name}.csv"
+    try:
+        before = table.read_bytes() if table.exists() else b""
+        rows, _ = write_rows(loaded, planned, places(runs, results, Path()), asked)
+        if table.read_bytes() != before or not (results / f"{loaded.name}.md").exists():
+            write_report(loaded, rows, results)
+    except (BenchError, OSError) as error:
+        click.echo(f"not written: {error}", err=True)  # reading is not forbidden where writing is
+
+
+def write_report(loaded: Any, rows: Sequence[dict[str, Any]], results: Path) -> list[Any]:
+    """Tables to Markdown, figures beside them. Returns the tables."""
     from bench.reporting import plots, tables
 
     frame = tables.frame(rows)
@@ -150,6 +216,14 @@ def report(loaded: Any, rows: Sequence[dict[str, Any]], results: Path) -> None:
     tables.write_markdown(results / f"{loaded.name}.md", loaded, made)
     for path in plots.of_suite(loaded, frame, results):
         click.echo(f"figure: {path}", err=True)
+    return made
+
+
+def report(loaded: Any, rows: Sequence[dict[str, Any]], results: Path) -> None:
+    """Tables to Markdown and to the terminal, figures beside them; who reads along may leave early."""
+    from bench.reporting import tables
+
+    made = write_report(loaded, rows, results)
     click.echo(f"rows: {results / loaded.name}.csv   tables: {results / loaded.name}.md", err=True)
     for table in made:
         click.echo(tables.terminal(table))

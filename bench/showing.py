@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bench.records import BenchError
-from bench.shared import load, results_option, rows_of, runs_option, strangers, tell
+from bench.shared import load, publish, results_option, rows_of, runs_option, strangers, tell
 
 FORMS = ("terminal", "markdown", "latex", "html", "csv")
 EXPORTS = ("parquet", "csv", "tensorboard", "mlflow")
@@ -239,6 +239,7 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
         path = _file(suite, results)
         return Suite(path.stem, path, "", None, ()), tables.read(path), []
     loaded, planned = load(suite)
+    publish(loaded, planned, runs, results)
     rows, damage = rows_of(loaded, planned, runs)
     kept = _kept(loaded.name, results)
     if kept is not None and not (damage or _begun(tables.frame(rows))):
@@ -248,7 +249,17 @@ def rows_here(suite: str, runs: Path, results: Path) -> tuple[Any, Any, list[str
         if told:
             click.echo(told, err=True)
         return loaded, frame, []
-    return loaded, tables.frame(store.keeping(rows, results / f"{loaded.name}.csv")), damage
+    rows = store.keeping(rows, results / f"{loaded.name}.csv")
+    _tell_half(loaded, rows, suite)
+    return loaded, tables.frame(rows), damage
+
+
+def _tell_half(loaded: Any, rows: Any, suite: str) -> None:
+    cells = {(row["training"], row["cell"]): row["status"] for row in rows}
+    open_ = sum(status == "pending" for status in cells.values())
+    if open_:
+        told = f"{len(cells) - open_} of {len(cells)} cells are there; see bench status {suite}"
+        click.echo(f"{loaded.name}: half done: {told}", err=True)
 
 
 def _begun(frame: Any) -> bool:

@@ -12,14 +12,18 @@ import click
 
 from bench.records import BenchError
 from bench.shared import (
+    chosen,
     data_option,
     exit_code,
     load,
     missing_option,
+    part_options,
     places,
+    publish,
     report,
     results_option,
     runs_option,
+    submitted,
     tell,
     unmeasured,
     write_rows,
@@ -39,6 +43,7 @@ _wait = click.option("--wait", is_flag=True, help="Stay until all is done, and s
 @click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
 @_wait
 @missing_option
+@part_options
 @_config
 @runs_option
 @results_option
@@ -48,6 +53,7 @@ def submit(
     dry_run: bool,
     wait: bool,
     missing: bool,
+    part: Any,
     config: Path | None,
     runs: Path,
     results: Path,
@@ -55,25 +61,31 @@ def submit(
 ) -> int:
     """Submit what is left of SUITE to SLURM. Again: retries what died, leaves alone what runs."""
     folders = runs, results, data
-    return _submit(suite, folders, config, dry_run=dry_run, wait=wait, again=False, only_missing=missing)
+    return _submit(
+        suite, folders, config, part, dry_run=dry_run, wait=wait, again=False, only_missing=missing
+    )
 
 
 @click.command()
 @click.argument("suite")
 @_wait
+@part_options
 @_config
 @runs_option
 @results_option
 @data_option
-def retry(suite: str, wait: bool, config: Path | None, runs: Path, results: Path, data: Path) -> int:
+def retry(
+    suite: str, wait: bool, part: Any, config: Path | None, runs: Path, results: Path, data: Path
+) -> int:
     """Submit SUITE with what was given up: errors that a method or protocol raised, too many deaths."""
-    return _submit(suite, (runs, results, data), config, dry_run=False, wait=wait, again=True)
+    return _submit(suite, (runs, results, data), config, part, dry_run=False, wait=wait, again=True)
 
 
 def _submit(
     suite: str,
     folders: tuple[Path, Path, Path],
     config: Path | None,
+    part: Any,
     *,
     dry_run: bool,
     wait: bool,
@@ -84,13 +96,15 @@ def _submit(
     from bench.planning import plan, refusals
     from bench.slurm import follow, resources, submission
 
-    loaded, planned = load(suite)
+    loaded, whole = load(suite)
     rules, where = resources.rules(loaded, config), places(*folders)
+    planned = chosen(loaded, whole, part)
     wanted = unmeasured(loaded, planned, where.results) if only_missing else planned
     refusals.check(plan.remaining(wanted, artifacts.Done(where.runs)), str(loaded.path), where.data)
     if dry_run:
         click.echo("\n".join(_dry(loaded, wanted, rules, where)))
         return 0
+    submission.note_asked(loaded.name, part, where.runs)
     if not wait:
         sent = submission.submit(wanted, rules, where, again=again)
         _told(loaded, sent, suite, set())
@@ -99,7 +113,7 @@ def _submit(
     try:
         follow.follow(watched, lambda sent: _told(loaded, sent, suite, known), again=again)
     finally:
-        rows, damage = write_rows(loaded, planned, where)
+        rows, damage = write_rows(loaded, whole, where, submitted(loaded, whole, where.runs))
     report(loaded, rows, where.results)
     return tell(damage) or exit_code(rows)
 
@@ -163,20 +177,25 @@ def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterato
 @click.option("--cells", is_flag=True, help="A line a cell, with its id for `bench why` and `bench logs`.")
 @click.option("--watch", is_flag=True, help="Again every few seconds, until nothing runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON table, for programs.")
+@part_options
 @runs_option
 @results_option
-def status(suite: str, cells: bool, watch: bool, as_json: bool, runs: Path, results: Path) -> int:
+def status(suite: str, cells: bool, watch: bool, as_json: bool, part: Any, runs: Path, results: Path) -> int:
     """How far SUITE is: done (here or elsewhere), running, queued, dead, failed with reasons, skipped, pending."""
     from bench.slurm import standing
 
-    loaded, planned = load(suite)
+    loaded, whole = load(suite)
+    planned = chosen(loaded, whole, part)
     while True:
         found = standing.standing(loaded, planned, runs, results)
         if as_json:
             click.echo(json.dumps({**vars(found), "counts": found.counts}))
         else:
             click.echo("\n".join(standing.lines(found, every=cells)))
-        if not watch or not {"running", "suspended", "queued"} & set(found.counts):
+        if not {"running", "suspended", "queued"} & set(found.counts):
+            publish(loaded, whole, runs, results)
+            return tell(found.damage)
+        if not watch:
             return tell(found.damage)
         time.sleep(5)
         if not as_json:

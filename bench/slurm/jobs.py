@@ -19,6 +19,17 @@ _MAY_RETURN = frozenset({"NODE_FAIL", "PREEMPTED", "REQUEUED", "BOOT_FAIL"})
 _ENDED = _MAY_RETURN | {"COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "CANCELLED", "DEADLINE", "REVOKED"}
 _ALIVE = frozenset({"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING"})
 _ALIVE |= {"SIGNALING", "STAGE_OUT", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+# What a job that waits for these will never come to: a person has to ask for something else.
+_NEVER = frozenset(
+    {"PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS"}
+)
+_NEVER |= {
+    "AccountNotAllowed",
+    "QOSNotAllowed",
+    "AssocMaxWallDurationPerJobLimit",
+    "DependencyNeverSatisfied",
+}
+_NEVER |= {"QOSMaxWallDurationPerJobLimit", "AssocMaxCpuPerJobLimit", "QOSMaxCpuPerJobLimit"}
 _LAUNCH_FAILED = "launch failed requeued held"  # squeue's words; scontrol's have underscores
 
 
@@ -52,6 +63,11 @@ class JobState:
     def stuck(self) -> bool:
         """A node could not launch it and SLURM holds it since: it never starts again by itself."""
         return self.word == "PENDING" and self.reason.replace("_", " ").lower() == _LAUNCH_FAILED
+
+    @property
+    def hopeless(self) -> bool:
+        """It waits for what will not come."""
+        return self.word == "PENDING" and self.reason in _NEVER
 
     @property
     def out_of_memory(self) -> bool:

@@ -69,7 +69,8 @@ class View:
     def dead(self) -> bool:
         if self.state is None:  # SLURM was not asked
             return False
-        return self.state.dead or self.state.stuck or (self.state.gone and self.silent)
+        never = self.state.stuck or self.state.hopeless
+        return self.state.dead or never or (self.state.gone and self.silent)
 
     @property
     def blameless(self) -> bool:
@@ -288,7 +289,7 @@ def close_all(ended: Iterable[tuple[View, str, str]]) -> None:
 
 def _bury(view: View, places: Places) -> str:
     reason = _reason(view)
-    if view.state and view.state.stuck:
+    if view.state and (view.state.stuck or view.state.hopeless):
         with contextlib.suppress(BenchError):  # a colleague's: should it be released, it ends at once
             cluster.cancel([view.job])
     elif view.beat and not view.blameless and (view.state is None or view.state.word != "CANCELLED"):
@@ -301,6 +302,8 @@ def _reason(view: View) -> str:
     state = view.state
     if state and state.stuck:
         return f"job {view.job} could not be launched, SLURM held it"
+    if state and state.hopeless:
+        return f"job {view.job} can never start as it is asked for: {state.reason}"
     if state is None or not state.dead:
         return f"job {view.job} is gone: SLURM does not know it any more"
     if state.out_of_memory:

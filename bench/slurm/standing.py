@@ -58,9 +58,15 @@ def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path)
             word = view.word
             if word in _AT_WORK and name.partition("/")[0] not in here:
                 word = "queued"  # its job works at others first
-            reason = f"job {view.job} died; bench submit goes on" if word == "dead" else f"job {view.job}"
+            reason = f"job {view.job} died; bench submit goes on" if word == "dead" else _job(view)
             cells[name] = {"status": word, "reason": reason}
     return Standing(loaded.name, cells, running, damage, strangers(str(loaded.name), table, before, planned))
+
+
+def _job(view: ledger.View) -> str:
+    """A job, and why it waits."""
+    reason = view.state.reason if view.state else ""
+    return f"job {view.job} ({reason})" if reason else f"job {view.job}"
 
 
 def _views(runs: Path, damage: list[str]) -> list[ledger.View]:

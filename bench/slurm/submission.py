@@ -17,6 +17,7 @@ from typing import Any
 from bench import artifacts
 from bench.launch import Places
 from bench.planning import plan
+from bench.planning.part import Part
 from bench.planning.plan import Planned
 from bench.records import BenchError, Cell, Training, plain
 from bench.slurm import cluster, ledger, packs
@@ -200,6 +201,18 @@ def submit(planned: Sequence[Planned], rules: Rules, places: Places, *, again: b
     if sent.refused and not sent.jobs and not found.owned and not sent.waiting:
         raise BenchError(f"{rules.suite.path}: slurm: {next(iter(sent.refused.values()))}")
     return sent
+
+
+def note_asked(suite: str, part: Part, runs: Path) -> None:
+    """Beside the submissions: what was asked for, so that whoever looks later knows what belongs to the table.
+
+    :raises BenchError: the folder cannot be written.
+    """
+    path, own = artifacts.asked_for(runs), plain(part)
+    before = (artifacts.read_json(path) or {}).get(suite, [])
+    if own not in before:
+        with artifacts.lock(ledger.home(runs)):
+            artifacts.merge_json(path, {suite: [*before, own]})
 
 
 def _note_refused(planned: Sequence[Planned], runs: Path, reasons: Mapping[str, str]) -> None:

@@ -68,29 +68,31 @@ SlurmctldTimeout=60
 KillWait=3
 MinJobAge={min_job_age}
 ReturnToService=2
-JobRequeue=1
+JobRequeue={requeue:d}
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
-# without it a preempted job does not get the signal that --signal names
-SlurmctldParameters=preempt_send_user_signal
+{preempt_signal}
 PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
+PreemptMode={preempt}
 MaxArraySize={max_array}
 MaxJobCount=20000
+{strict}
 GresTypes=gpu
 {accounting}
 {nodes}
 PartitionName=bench Nodes=ALL Default=YES State=UP MaxTime=INFINITE DefaultTime=10 \
-DefMemPerCPU={memory} PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
+DefMemPerCPU={memory} PriorityTier=1 PreemptMode={preempt_here} GraceTime={grace} {shared} {admits}
 PartitionName=urgent Nodes=ALL Default=NO State=UP MaxTime=INFINITE DefaultTime=10 \
-DefMemPerCPU={memory} PriorityTier=10 PreemptMode=OFF
+DefMemPerCPU={memory} PriorityTier=10 PreemptMode=OFF {shared}
+{more}
 """
 
 _CONF_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd}
-AccountingStoragePass={dir}/munge/sock"""
+AccountingStoragePass={dir}/munge/sock
+{enforce}"""
 
 _DBD = """\
 AuthType=auth/munge
@@ -125,6 +127,11 @@ class Shape:
     min_job_age: int = 300  # so long the controller remembers a job that ended
     hold: int = 5  # so long a requeued job waits before it starts again
     grace: int = 5  # so long a preempted job may go on
+    requeue: bool = True  # JobRequeue
+    preempt: str = "REQUEUE"  # or CANCEL, SUSPEND
+    max_submit: int = 0  # jobs that the user's association admits at a time; 0: no limit
+    lab: bool = False  # a partition "lab" that alone admits the account "lab"; the others admit "staff"
+    gpu_type: str = ""  # as GPUs must be asked for
 
 
 class NoClusterError(Exception):
@@ -279,6 +286,8 @@ class Cluster:
             for node in self.nodes:
                 self.start_slurmd(node)
             self.wait_nodes()
+            if self.shape.max_submit or self.shape.lab:
+                self._associations()
             if self.shape.accounting:
                 _until(lambda: self.run("sacct", "-n", "-X", check=False).returncode == 0, 20, "sacct")
         except BaseException as error:
@@ -312,22 +321,55 @@ class Cluster:
             "password": secrets.token_hex(12),
             "bind": "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if self.on_loopback else "",
             "memory": self.shape.mem // self.shape.cpus // 4,
+            **self._site(),
         }
         self.password = words["password"]
         accounting = _CONF_ACCOUNTING.format(**words) if self.shape.accounting else ""
-        shape = {k: v for k, v in vars(self.shape).items() if k not in {"accounting", "nodes"}}
+        shape = {k: v for k, v in vars(self.shape).items() if k not in {"accounting", "nodes", "preempt"}}
         self.conf.write_text(_CONF.format(**shape, **words, accounting=accounting, nodes=self._node_lines()))
         dbd = self.dir / "slurmdbd.conf"
         dbd.touch(mode=0o600)
         dbd.write_text(_DBD.format(**words))
 
+    def _site(self) -> dict[str, str]:
+        """What an ordinary site has set otherwise."""
+        shape = self.shape
+        suspends, limited = shape.preempt == "SUSPEND", shape.max_submit or shape.lab
+        lab = "PartitionName=lab Nodes=ALL State=UP MaxTime=INFINITE DefaultTime=10 AllowAccounts=lab"
+        return {
+            # without it a preempted job does not get the signal that --signal names
+            "preempt_signal": "SlurmctldParameters=preempt_send_user_signal"
+            if shape.preempt == "REQUEUE"
+            else "",
+            "preempt": "SUSPEND,GANG" if suspends else shape.preempt,
+            "preempt_here": shape.preempt,
+            "shared": "OverSubscribe=FORCE:1" if suspends else "",
+            "enforce": "AccountingStorageEnforce=associations,limits" if limited else "",
+            "strict": "EnforcePartLimits=ALL" if shape.lab else "",
+            "admits": "AllowAccounts=staff" if shape.lab else "",
+            "more": lab if shape.lab else "",
+        }
+
+    def _associations(self) -> None:
+        """The accounts of the user, and what they admit."""
+        user = pwd.getpwuid(os.getuid()).pw_name
+        for account in ("staff", "lab"):
+            self.run("sacctmgr", "--immediate", "add", "account", account)
+            self.run("sacctmgr", "--immediate", "add", "user", user, f"account={account}")
+        self.run("sacctmgr", "--immediate", "modify", "user", user, "set", "defaultaccount=staff")
+        if self.shape.max_submit:
+            limit = f"maxsubmitjobs={self.shape.max_submit}"
+            self.run("sacctmgr", "--immediate", "modify", "user", user, "set", limit)
+
     def _node_lines(self) -> str:
         """A GPU needs a character device of its own; any will do, as nothing opens it."""
         names = ("null", "zero", "full", "random", "urandom", "ptmx", "tty")
         devices = [d for d in (Path("/dev", n) for n in names) if d.is_char_device()][: self.shape.gpus]
-        gpus = [f"NodeName={n} Name=gpu File={d}" for n in self.nodes for d in devices]
+        kind = f"Type={self.shape.gpu_type} " if self.shape.gpu_type else ""
+        gpus = [f"NodeName={n} Name=gpu {kind}File={d}" for n in self.nodes for d in devices]
         (self.dir / "gres.conf").write_text("\n".join(gpus) + "\n")
-        gres = f"Gres=gpu:{len(devices)}" if devices else ""
+        typed = f"{self.shape.gpu_type}:" if self.shape.gpu_type else ""
+        gres = f"Gres=gpu:{typed}{len(devices)}" if devices else ""
         cpus = f"CPUs={self.shape.cpus} Sockets=1 CoresPerSocket={self.shape.cpus} ThreadsPerCore=1"
         return "\n".join(
             f"NodeName={node} NodeHostname={self.host} NodeAddr=127.0.0.1 Port={self.ports + 3 + n} {cpus} "

@@ -63,8 +63,8 @@ def test_a_held_job_that_may_not_be_canceled_is_closed_all_the_same(tmp_path, mo
     monkeypatch.setattr(cluster, "cancel", refuse)
     one = ledger.View(submission(tmp_path), 0, "7", HELD, {})
     assert "could not be launched" in ledger._bury(one, Places(*[tmp_path] * 4))
-    monkeypatch.setattr(ledger, "submissions", lambda runs: [one.submission])
-    monkeypatch.setattr(ledger, "views", lambda runs: [one])
+    monkeypatch.setattr(ledger, "submissions", lambda _: [one.submission])
+    monkeypatch.setattr(ledger, "views", lambda _: [one])
     ledger.sweep(tmp_path, Places(*[tmp_path] * 4))
     assert ledger.exits(one.submission) == {0}
 
