@@ -147,16 +147,20 @@ def _told(loaded: Any, sent: Any, suite: str, known: set[str]) -> None:
 
 
 def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterator[str]:
-    from bench.slurm import cluster, ledger, packs, sbatch, submission
+    from bench.slurm import cluster, ledger, packs, sbatch, standing, submission
 
     live = [view for view in ledger.views(where.runs) if not view.dead]
     draft = submission.draft(planned, rules, where, live, cluster.limits())
     yield f"{'array':>5} {'jobs':>6} {'tasks':>6} {'cells':>6} {'hours':>7}  each job asks for"
-    total = 0.0
+    total, cost = 0.0, dict[str, list[float]]()
     for number, array in enumerate(draft.arrays):
         works = list(array.works)
         hours = sum(packs.wall_seconds(pack) for pack in array.packs) / 3600
         total += hours
+        one = array.resources
+        spent = cost.setdefault(one.account, [0.0, 0.0])
+        spent[0] += hours * one.nodes * one.devices
+        spent[1] += hours * one.nodes * one.cpus
         after = f"; each after its like in array {array.follows}" if array.follows is not None else ""
         after += "; after jobs that make the same models" if array.after else ""
         cells = sum(len(work.task.cells) for work in works)
@@ -164,9 +168,21 @@ def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterato
         yield f"{number:5} {len(array.packs):6} {len(works):6} {cells:6} {hours:7.2f}  {asks}{after}"
     source = f"from {draft.measured} finished trainings" if draft.measured else "a guess: nothing is measured"
     yield f"{loaded.name}: {draft.cells} cells in {draft.jobs} jobs, about {total:.2f} job hours ({source})"
+    yield from (f"about {standing.hours(gpus, cores, account)}" for account, (gpus, cores) in cost.items())
     yield f"{draft.done} of {draft.total} cells are done, {draft.owned} are left to live jobs"
     for name, reason in draft.given_up:
         yield f"given up: {name}: {reason}"
+    yield from dict.fromkeys(_spared(planned, rules))
+
+
+def _spared(planned: Sequence[Any], rules: Any) -> Iterator[str]:
+    """Nodes that would be idle are not asked for."""
+    for one in planned:
+        asked, given = rules.nodes(one), rules.training(one).nodes
+        if asked > given:
+            count = f"{one.cell.training.processes} process" + "es" * (one.cell.training.processes > 1)
+            number = {1: "one node"}.get(given, f"{given} nodes")
+            yield f"{one.label}: {number} in place of {asked}: it trains in {count}"
 
 
 # ---- status --------------------------------------------------------------------------------------
@@ -251,6 +267,23 @@ def cancel(suite: str, runs: Path) -> int:
 
 
 @click.command()
+@click.option("--older", default="14d", show_default=True, help="Logs and submissions of at least this age.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and how much that frees.")
+@runs_option
+def clean(older: str, dry_run: bool, runs: Path) -> int:
+    """Remove what is spent: checkpoints of finished trainings, what killed jobs left half written, old logs and submissions."""
+    from bench.slurm import cleaning, resources
+
+    age = 60 * resources.minutes(older, "--older")
+    found = cleaning.clean(runs, age, dry_run=dry_run)
+    for one in found:
+        click.echo(f"{one.files:7,} files {one.megabytes:10,.1f} MB  {one.what}")
+    total = sum(one.megabytes for one in found)
+    click.echo(f"{runs}: {total:,.1f} MB {'would be freed' if dry_run else 'freed'}")
+    return 0
+
+
+@click.command()
 @runs_option
 @data_option
 def doctor(runs: Path, data: Path) -> int:
@@ -262,4 +295,4 @@ def doctor(runs: Path, data: Path) -> int:
     return 2 if any(one.ok is False for one in findings) else 0
 
 
-COMMANDS = (submit, status, logs, cancel, retry, doctor)
+COMMANDS = (submit, status, logs, cancel, retry, clean, doctor)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,36 @@ def _view(submission: Submission, index: int, states: Mapping[str, jobs.JobState
     with contextlib.suppress(BenchError):
         beat = artifacts.read_json(submission.file("beats", index)) or {}
     return View(submission, index, job, states.get(job), beat)
+
+
+def spent(runs: Path, suite: str) -> dict[str, list[float]]:
+    """GPU-hours and core-hours by account, of jobs of a suite that ran, as their heartbeats tell."""
+    hours = dict((artifacts.read_json(home(runs) / "spent.json") or {}).get(suite, {}))
+    for one in submissions(runs, closed=True):
+        hours = summed(one, hours) if one.suite == suite else hours
+    return hours
+
+
+def summed(one: Submission, hours: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """``hours`` with those of one more submission."""
+    found = {account: list(both) for account, both in hours.items()}
+    for account, gpus, cores in _spent(one):
+        before = found.get(account, [0.0, 0.0])
+        found[account] = [before[0] + gpus, before[1] + cores]
+    return found
+
+
+def _spent(one: Submission) -> Iterator[tuple[str, float, float]]:
+    with contextlib.suppress(OSError):
+        indices = {int(p.name[:-5]) for p in os.scandir(one.folder / "beats") if p.name[:-5].isdecimal()}
+        for array in one.manifest["arrays"]:
+            asked = array["resources"]
+            gpus = asked["nodes"] * int(str(asked["gpus"]).rpartition(":")[2])
+            for index in sorted(indices & {*range(array["first"], array["first"] + array["count"])}):
+                with contextlib.suppress(BenchError):
+                    beat = artifacts.read_json(one.file("beats", index)) or {}
+                    hours = float(beat.get("seconds", 0.0)) / 3600
+                    yield asked["account"], gpus * hours, asked["nodes"] * asked["cpus"] * hours
 
 
 def write_packs(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -134,6 +134,9 @@ class Rules:
         return self._asked(one, evaluation=True)
 
     def _asked(self, one: Planned, *, evaluation: bool) -> Resources:
+        return _carried(self._written(one, evaluation=evaluation), one, f"{self.suite.path}: slurm")
+
+    def _written(self, one: Planned, *, evaluation: bool) -> Resources:
         values: dict[str, Any] = {}
         for layer in self.layers:
             _over(values, layer.all)
@@ -141,13 +144,11 @@ class Rules:
                 _over(values, layer.methods.get(name, {}))
             for name, table in layer.protocols.items() if evaluation else ():
                 _over(values, table if _names(self.suite, name, one) else {})
-        return _carried(Resources(**values), one, f"{self.suite.path}: slurm")
+        return Resources(**values)
 
-    def idle(self, one: Planned) -> bool:
-        """Whether more nodes are asked for than a training has processes: it gets fewer."""
-        layers = [{**layer.all, **layer.methods.get(one.label, {})} for layer in self.layers]
-        nodes = [layer["nodes"] for layer in layers if "nodes" in layer]
-        return bool(nodes) and nodes[-1] > self.training(one).nodes
+    def nodes(self, one: Planned) -> int:
+        """Nodes that are asked for, whether or not its training has processes for all of them."""
+        return self._written(one, evaluation=False).nodes
 
 
 def _over(values: dict[str, Any], table: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ BAD = {"failed", "oom", "timeout", "killed", "dead"}
 
 @dataclass(frozen=True)
 class Standing:
-    """``cells``: status and reason by id; ``running``: what each worker of a live job is at; ``damage``: unreadable files; ``strangers``: a line on cells of its table that it has not."""
+    """``cells``: status and reason by id; ``running``: what each worker of a live job is at; ``damage``: unreadable files; ``strangers``: a line on cells of its table that it has not; ``spent``: GPU-hours and core-hours by account."""
 
     suite: str
     cells: Mapping[str, Mapping[str, Any]]
     running: Sequence[Mapping[str, Any]]
     damage: Sequence[str]
     strangers: str = ""
+    spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -60,7 +61,8 @@ def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path)
                 word = "queued"  # its job works at others first
             reason = f"job {view.job} died; bench submit goes on" if word == "dead" else _job(view)
             cells[name] = {"status": word, "reason": reason}
-    return Standing(loaded.name, cells, running, damage, strangers(str(loaded.name), table, before, planned))
+    told = strangers(str(loaded.name), table, before, planned)
+    return Standing(loaded.name, cells, running, damage, told, ledger.spent(runs, loaded.name))
 
 
 def _job(view: ledger.View) -> str:
@@ -99,6 +101,12 @@ def _worker(one: Mapping[str, Any], view: ledger.View) -> dict[str, Any]:
     }
 
 
+def hours(gpus: float, cores: float, account: str) -> str:
+    """What jobs cost, for people."""
+    whose = f" of account {account}" if account else ""
+    return f"{gpus:.2f} GPU-hours, {cores:.2f} core-hours{whose}"
+
+
 def lines(found: Standing, *, every: bool) -> Iterator[str]:
     """What a person reads: what went wrong, what runs, the counts."""
     for name, cell in found.cells.items():
@@ -113,4 +121,6 @@ def lines(found: Standing, *, every: bool) -> Iterator[str]:
         )
     if found.strangers:
         yield found.strangers
+    for account, (gpus, cores) in found.spent.items():
+        yield f"spent: {hours(gpus, cores, account)}"
     yield f"{found.suite}: " + ", ".join(f"{n} {s}" for s, n in found.counts.items())

@@ -27,7 +27,7 @@ from bench.slurm import ledger
 BEAT_SECONDS = 10.0  # between two heartbeats
 SOON_SECONDS = 2.0  # the same when other tasks run than it says
 TICK = 0.5  # seconds: how soon a signal, a stalled or a greedy worker is noticed
-LONGEST_TICK = 20.0  # seconds between two looks; what is above that, this job did not run
+LONGEST_TICK = 5.0  # seconds between two looks; what is above that, this job did not run
 SAVING_SECONDS = {signal.SIGUSR2: 45.0, signal.SIGTERM: 15.0}  # then the workers are stopped unsaved
 FULL = 0.95  # of the job's memory: the largest worker is ended before SLURM ends the job
 IDLE_STARTS = 3  # time slices in a row in which nothing was saved: more of them would not help
