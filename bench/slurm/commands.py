@@ -284,13 +284,19 @@ def clean(older: str, dry_run: bool, runs: Path) -> int:
 
 
 @click.command()
+@click.argument("suite", required=False)
+@_config
 @runs_option
 @data_option
-def doctor(runs: Path, data: Path) -> int:
-    """What a run on SLURM needs, and what of it is missing here."""
-    from bench.slurm import doctor as examiner
+def doctor(suite: str | None, config: Path | None, runs: Path, data: Path) -> int:
+    """What a run on SLURM needs, what of it is missing here, and what to write.
 
-    findings = examiner.examine(runs, data)
+    Asks SLURM as `bench submit` would: for what jobs of SUITE ask for, or any suite without a [slurm] of its own.
+    """
+    from bench.slurm import doctor as examiner
+    from bench.slurm import resources
+
+    findings = examiner.examine(runs, data, resources.of_site(suite, config))
     click.echo("\n".join(examiner.lines(findings)))
     return 2 if any(one.ok is False for one in findings) else 0
 

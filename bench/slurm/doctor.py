@@ -6,30 +6,38 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench import registry
+from bench import artifacts, registry
 from bench.records import BenchError
-from bench.slurm import cluster
+from bench.slurm import cluster, sbatch, site
+from bench.slurm.resources import Resources
+from bench.slurm.site import Finding
 
 _COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "srun", "scancel")
 _START_SECONDS = 45  # so long the tiny job may wait for a place
 _JOB_SECONDS = 120.0  # so long it may take in all; torch alone can take half a minute from a slow disk
 _SLOW_MS = 50.0  # a small file's way to the disk and back, from where on checkpoints and rows are felt
 _LATE_SECONDS = 2.0  # so much later a node's file appears here, from where on progress lags
+_APART_SECONDS = 5.0  # between two clocks, from where on a heartbeat's age means little
+_NO_TORCH = (
+    "jobs need it, planning only to read units that changed: run bench list once where it is, with the same "
+    "BENCH_CACHE, or install its CPU build here"
+)
 _PIECE = 4096  # bytes of the small file
 _TRIES = 5
 
@@ -47,21 +55,27 @@ print(json.dumps({"version": faiss.__version__, "gpu": gpu, "gpus": faiss.get_nu
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination; ``ok`` is ``None`` where it is neither good nor bad, or was not looked at."""
-
-    name: str
-    ok: bool | None
-    text: str
-
-
-def examine(runs: Path, data: Path, *, probe: bool = True) -> list[Finding]:
+def examine(runs: Path, data: Path, asked: Resources, *, probe: bool = True) -> list[Finding]:
     """Look at this machine, at SLURM and at its nodes.
 
+    :param asked: what jobs will ask for, as ``bench submit`` does.
     :param probe: run one tiny job, two where nodes have GPUs; without it the nodes are not looked at.
     """
-    return [*_slurm(runs, probe), *_libraries(), *_data(data)]
+    parts = {
+        "SLURM": lambda: _slurm(runs, asked, probe),
+        "libraries": _libraries,
+        "data": lambda: _data(data),
+    }
+    return [one for name, part in parts.items() for one in _whole(name, part)]
+
+
+def _whole(name: str, part: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Findings as far as they go: what nobody thought of is one, too."""
+    try:
+        yield from part()
+    except Exception as error:  # noqa: BLE001 - an examination that stumbles over what it looks for helps nobody
+        first = (str(error).splitlines() or [""])[0]
+        yield Finding(name, False, f"could not be looked at: {type(error).__name__}: {first}")
 
 
 def lines(findings: Iterable[Finding]) -> list[str]:
@@ -75,7 +89,7 @@ def lines(findings: Iterable[Finding]) -> list[str]:
 # ---- SLURM -------------------------------------------------------------------------------------
 
 
-def _slurm(runs: Path, probe: bool) -> Iterator[Finding]:
+def _slurm(runs: Path, asked: Resources, probe: bool) -> Iterator[Finding]:
     missing = [name for name in _COMMANDS if not shutil.which(name)]
     if "sbatch" in missing:
         yield Finding(
@@ -89,12 +103,13 @@ def _slurm(runs: Path, probe: bool) -> Iterator[Finding]:
         yield Finding("controller", False, str(error))
         return
     yield _controller(limits)
-    yield _arrays(limits)
     yield _accounting(limits, missing)
     yield from _partitions(limits)
+    yield from site.findings(limits, asked)
     yield from _machines(nodes)
     if probe:
-        yield from _nodes(runs, gpus=any("gpu" in gres for gres, _ in nodes.values()))
+        yield Finding("jobs ask for", None, sbatch.asked(asked))
+        yield from _nodes(runs, asked, gpus=any("gpu" in gres for gres, _ in nodes.values()))
     else:
         yield Finding("Python on nodes", None, "not looked at: no job was run")
 
@@ -110,13 +125,6 @@ def _commands(missing: Sequence[str]) -> Finding:
 def _controller(limits: cluster.Limits) -> Finding:
     forgets = f", which forgets a job {limits.min_job_age_s} s after its end" if limits.min_job_age_s else ""
     return Finding("controller", True, f"cluster {limits.cluster!r} answers{forgets}")
-
-
-def _arrays(limits: cluster.Limits) -> Finding:
-    if limits.max_array < 2:
-        return Finding("arrays", False, "MaxArraySize allows none: ask the administrators to raise it")
-    jobs = f"; {limits.max_jobs:,} jobs at a time, all users together" if limits.max_jobs else ""
-    return Finding("arrays", True, f"up to {limits.max_array:,} tasks each, larger ones are split{jobs}")
 
 
 def _accounting(limits: cluster.Limits, missing: Sequence[str]) -> Finding:
@@ -164,12 +172,13 @@ def _machines(nodes: dict[str, tuple[str, str]]) -> Iterator[Finding]:
 # ---- a tiny job --------------------------------------------------------------------------------
 
 
-def _nodes(runs: Path, *, gpus: bool) -> Iterator[Finding]:
+def _nodes(runs: Path, asked: Resources, *, gpus: bool) -> Iterator[Finding]:
     """Run something small on a node: is it the same disk, the same Python, does it see the GPU?"""
     try:
         with _meeting_point(runs) as place:
-            began = time.monotonic()
-            said = json.loads(_srun(place, [sys.executable, "-m", "bench.slurm.doctor", str(place)]))
+            began, clock = time.monotonic(), time.time()
+            with artifacts.lock(place):
+                said = json.loads(_srun(place, asked, ["-m", "bench.slurm.doctor", str(place)]))
             waited = time.monotonic() - began
             yield Finding(
                 "Python on nodes",
@@ -177,8 +186,10 @@ def _nodes(runs: Path, *, gpus: bool) -> Iterator[Finding]:
                 f"{said['python']} with bench on {said['node']}, {waited:.1f} s from here",
             )
             yield from _shared(runs, place, said)
-            if gpus:
-                yield _gpu_on_node(place)
+            yield _clocks(said, clock, clock + waited)
+            yield _locks(said)
+            if asked.devices or gpus:
+                yield _gpu_on_node(place, asked)
     except BenchError as error:
         yield Finding("Python on nodes", False, str(error))
     except ValueError:
@@ -191,7 +202,7 @@ def _nodes(runs: Path, *, gpus: bool) -> Iterator[Finding]:
 def _meeting_point(runs: Path) -> Iterator[Path]:
     """A folder of our own below ``runs`` with a word in it; what was made for it goes again."""
     made = [p for p in (runs, *runs.parents) if not p.exists()]
-    place = runs.absolute() / f".doctor-{secrets.token_hex(6)}"
+    place = artifacts.as_given(runs) / f".doctor-{secrets.token_hex(6)}"
     place.mkdir(parents=True)
     try:
         (place / "here").write_text(place.name, "utf-8")
@@ -203,19 +214,30 @@ def _meeting_point(runs: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _srun(place: Path, command: Sequence[str], *options: str) -> str:
-    """What a command prints on a node; a job that found no place, or hangs, is taken back."""
+def _srun(place: Path, asked: Resources, arguments: Sequence[str]) -> str:
+    """What Python prints on a node, asked for as submit does; a job that found no place, or hangs, is taken back."""
     name = f"bench{place.name.replace('.', '-')}"
-    asks = [
+    brief = dataclasses.replace(asked, time=min(5, asked.time or 5), nodes=1)
+    only_sbatch = (
+        "--requeue",
+        "--open-mode",
+        "--kill-on-invalid-dep",
+        "--export",
+        "--ntasks-per-node",
+        "--signal",
+    )
+    asks = [word for word in sbatch.options(brief, name, "") if not word.startswith(only_sbatch)]
+    asks += [
         "--ntasks=1",
-        "--nodes=1",
-        "--time=5",
         f"--immediate={_START_SECONDS}",
         "--quiet",
-        f"--job-name={name}",
+        f"--chdir={artifacts.as_given(Path())}",
     ]
+    python = shlex.split(asked.python) or [sys.executable]
+    lines_ = "\n".join([*asked.setup, f"exec {shlex.join([*python, *arguments])}"])
+    command = ["srun", *asks, *asked.srun, "bash", "-c", lines_]
     try:
-        return cluster.run("srun", *asks, *options, *command, timeout=_JOB_SECONDS)
+        return cluster.run(*command, timeout=_JOB_SECONDS, env=sbatch.environment())
     except cluster.SlurmError as error:
         with contextlib.suppress(BenchError):
             cluster.cancel(cluster.find(name))
@@ -237,7 +259,9 @@ def _shared(runs: Path, place: Path, said: dict[str, Any]) -> Iterator[Finding]:
     late = _seconds_until(place / "there")
     if late is None:
         yield Finding(
-            "runs folder", False, f"what {said['node']} writes to {runs.absolute()} does not appear here"
+            "runs folder",
+            False,
+            f"what {said['node']} writes to {artifacts.as_given(runs)} does not appear here",
         )
         return
     milliseconds = statistics.median(said["milliseconds"])
@@ -258,9 +282,28 @@ def _seconds_until(path: Path, patience: float = 15.0) -> float | None:
     return None
 
 
-def _gpu_on_node(place: Path) -> Finding:
+def _clocks(said: dict[str, Any], before: float, after: float) -> Finding:
+    """A node's own time must lie within that of our asking."""
+    apart = max(before - said["time"], said["time"] - after, 0.0)
+    if apart > _APART_SECONDS:
+        why = f"that of {said['node']} is {apart:.0f} s from this one's: heartbeats look too old or too young, a job that lives may be called dead; ask for synchronized clocks (NTP)"
+        return Finding("clocks", False, why)
+    return Finding("clocks", True, f"that of {said['node']} is this one's")
+
+
+def _locks(said: dict[str, Any]) -> Finding:
+    """We held the folder while the node asked for it."""
+    if said["locked"] == "held":
+        return Finding("file locks", True, f"a lock taken here holds on {said['node']}")
+    how = "do not reach the nodes" if said["locked"] == "free" else f"are not there ({said['locked']})"
+    why = f"on this disk locks {how}: two jobs may make the same model; choose --runs on another disk, or mount it with locks (flock)"
+    return Finding("file locks", False, why)
+
+
+def _gpu_on_node(place: Path, asked: Resources) -> Finding:
+    one = asked if asked.devices else dataclasses.replace(asked, gpus=1)
     try:
-        said = json.loads(_srun(place, [sys.executable, "-c", _TORCH], "--gres=gpu:1"))
+        said = json.loads(_srun(place, one, ["-c", _TORCH]))
     except (BenchError, ValueError) as error:
         return Finding("torch on a GPU node", False, str(error))
     seen = ", ".join(said["names"]) or f"no GPU there (it is built for CUDA {said['cuda']})"
@@ -275,7 +318,17 @@ def on_node(folder: Path) -> dict[str, Any]:
         word = ""
     spent = [_write_and_read(folder / "there") for _ in range(_TRIES)] if word else []
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    return {"word": word, "milliseconds": spent, "node": node, "python": sys.version.split()[0]}
+    facts = {"node": node, "python": sys.version.split()[0], "time": time.time(), "locked": _locked(folder)}
+    return {"word": word, "milliseconds": spent, **facts}
+
+
+def _locked(folder: Path) -> str:
+    """``held`` by somebody, ``free``, or why it cannot be told."""
+    try:
+        with artifacts.free(folder) as free:
+            return "free" if free else "held"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _write_and_read(path: Path) -> float:
@@ -309,6 +362,8 @@ def _torch_here() -> Finding:
     try:
         said = _ask_python(_TORCH)
     except (BenchError, ValueError) as error:
+        if "No module named" in str(error):
+            return Finding("torch here", None, f"{error}: {_NO_TORCH}")
         return Finding("GPUs here", False, f"torch cannot be asked: {error}")
     if names := said["names"]:
         return Finding("GPUs here", True, f"torch {said['version']} sees {', '.join(names)}")
@@ -357,6 +412,8 @@ def _dataset(name: str, data: Path) -> Finding:
         problems = registry.load("dataset", info.resolve({}, "bench doctor")).check(data)
     except BenchError as error:
         problems = [str(error)]
+    except ImportError as error:
+        return Finding(f"data {name}", None, f"not looked at here: {error}")
     if problems and all(": missing" in one for one in problems):
         return Finding(f"data {name}", None, f"not in {data}")
     return Finding(f"data {name}", not problems, "; ".join(problems) or "whole")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.planning.plan import Planned
-from bench.planning.suite import Suite
+from bench.planning.suite import Suite, load
 from bench.records import BenchError, Value, freeze
 from bench.registry import suggest
 
@@ -203,6 +203,21 @@ def rules(suite: Suite, config: Path | None = None) -> Rules:
     _known(layer.protocols, _units(suite, "protocols"), f"{where}.protocols")
     machine, own = _layer(*_machine(config))
     return Rules(suite, (_of_user(), layer, machine), Policy(**{**policy, **own}))
+
+
+def of_site(name: str | None, config: Path | None = None) -> Resources:
+    """What jobs of a suite ask for before methods and protocols differ; without one what this machine's file says.
+
+    :raises BenchError: as :func:`rules`.
+    """
+    layers = [_of_user(), _layer(*_machine(config))[0]]
+    if name:
+        loaded = load(name)
+        layers.insert(1, _layer(loaded.slurm, f"{loaded.path}: slurm")[0])
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _over(values, layer.all)
+    return Resources(**values)
 
 
 def _of_user() -> Layer:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.slurm import doctor
+from bench.slurm import doctor, resources, site
+from bench.slurm.cluster import Limits, Node, Partition
 from bench.slurm.doctor import Finding
+from bench.slurm.resources import Resources
 
 
 def by_name(findings):
@@ -23,7 +26,7 @@ def test_lines_are_plain_text():
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    (only,) = doctor._slurm(tmp_path / "runs", probe=True)
+    (only,) = doctor._slurm(tmp_path / "runs", Resources(), probe=True)
     assert (only.name, only.ok) == ("SLURM", None)
     assert "bench run does not" in only.text
     assert not (tmp_path / "runs").exists()
@@ -34,7 +37,7 @@ def test_a_broken_slurm_is_a_finding(tmp_path, monkeypatch):
         (tmp_path / name).write_text("#!/bin/sh\necho 'error: no conf' >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = by_name(doctor._slurm(tmp_path, probe=True))
+    found = by_name(doctor._slurm(tmp_path, Resources(), probe=True))
     assert found["commands"].ok is False
     assert found["controller"] == Finding("controller", False, "scontrol: error: no conf")
 
@@ -86,13 +89,105 @@ def test_two_builds_of_faiss_are_told(monkeypatch):
     assert "keep one" in found.text
 
 
+MAIN = Partition("main", default=True, max_time_s=86400, preempt="REQUEUE", accounts="staff")
+LAB = Partition("lab", accounts="lab", preempt="OFF")
+SITE = Limits(
+    0, accounting=False, partitions=(MAIN, LAB), nodes=(Node("n1", frozenset({"main", "lab"}), 3000, "idle"),),
+    requeue=False, preempt="REQUEUE",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "ok", "text"),
+    [
+        ({}, "arrays", None, "jobs are sent one by one"),
+        ({}, "requeue", None, "JobRequeue=0: jobs ask for it themselves"),
+        ({}, "preemption", None, "saves, if it is told in time, and runs again by itself"),
+        ({"partition": "lab"}, "preemption", True, "a job that runs is left alone"),
+        ({}, "time", True, "jobs ask for 60 minutes"),
+        ({"time": 2000}, "time", False, "never start: write time = 1440"),
+        ({"time": 0}, "time", False, "ask for unlimited minutes and never start: write time = 1440"),
+        (
+            {},
+            "memory",
+            False,
+            "jobs ask for 4096 MB and are refused: no node has it, write mem = 3000 or less",
+        ),
+        ({"mem": 2000}, "memory", True, "up to the 3000 MB of the largest node"),
+        ({"partition": "mian"}, "partition", False, "there is no 'mian', every sbatch will be refused"),
+        (
+            {"account": "lab"},
+            "account",
+            False,
+            "does not admit 'lab': write partition = 'lab', or account = one of staff",
+        ),
+    ],
+)
+def test_each_setting_of_a_site_says_what_it_does_and_what_to_write(asked, name, ok, text):
+    found = by_name(site.findings(SITE, Resources(**asked)))[name]
+    assert (found.ok, text in found.text) == (ok, True), found
+
+
+def test_limits_of_associations_are_told(monkeypatch):
+    printed = "staff||3|2||1-00:00:00|\nlab|lab||||||\n"
+    monkeypatch.setattr(site.cluster, "run", lambda *_, **__: printed)
+    found = by_name(site._associations(Resources(), "associations,limits"))
+    assert found["account staff"].text == (
+        "3 jobs at a time: larger arrays are sent in parts, the rest as places come free (--wait); "
+        "2 of them run at once; at most 1-00:00:00 each: write no longer time"
+    )
+    (other,) = site._associations(Resources(account="foreign"), "associations")
+    assert (other.ok, "write account = one of staff, lab" in other.text) == (False, True)
+
+
+@pytest.mark.parametrize(("apart", "ok"), [(-3, True), (0, True), (4, True), (60, False), (-60, False)])
+def test_a_clock_that_goes_wrong_is_told(apart, ok):
+    found = doctor._clocks({"node": "n1", "time": 1000.0 + apart}, 1000.0, 1001.0)
+    assert found.ok == ok
+
+
+def test_locks_that_do_not_reach_a_node_are_told(tmp_path):
+    assert doctor._locked(tmp_path) == "free"
+    with doctor.artifacts.lock(tmp_path):
+        assert doctor._locked(tmp_path) == "held"
+    assert doctor._locks({"locked": "held", "node": "n1"}).ok
+    assert "do not reach the nodes" in doctor._locks({"locked": "free", "node": "n1"}).text
+    assert "(No locks available)" in doctor._locks({"locked": "No locks available", "node": "n1"}).text
+
+
+def test_what_jobs_ask_for_is_what_submit_asks_for(suite, home, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    monkeypatch.setenv("SBATCH_PARTITION", "slow")
+    machine = home / "machine.toml"
+    machine.write_text('partition = "lab"\nsetup = ["module load x"]')
+    path = suite("[methods]\nwalker = {}\n[slurm]\npartition = 'suite'\ncpus = 7")
+    found = resources.of_site(str(path), machine)
+    assert (found.account, found.partition, found.cpus, found.setup) == ("mine", "lab", 7, ("module load x",))
+    assert resources.of_site(str(path)).partition == "suite"
+    assert resources.of_site(None).partition == "slow"
+
+
+@pytest.mark.slow
+def test_a_login_node_without_torch_is_told_and_the_look_goes_on(home, bench_process, monkeypatch):
+    (home / "bare" / "torch").mkdir(parents=True)
+    (home / "bare" / "torch" / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\")"
+    )
+    path = f"{home / 'bare'}{os.pathsep}{os.environ['PYTHONPATH']}"
+    done = bench_process("doctor", PYTHONPATH=path, PATH=str(home))
+    assert "Traceback" not in done.err + done.out
+    assert "No module named 'torch': jobs need it, planning only to read units that changed" in done.out
+    assert "faiss" in done.out
+
+
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_a_real_cluster(slurm, home, monkeypatch):
     slurm(accounting=False)
     digits = doctor._dataset("digits", home / "data")
     monkeypatch.setattr(doctor, "_data", lambda _: [digits])  # others are drawn first, which takes long
-    found = by_name(doctor.examine(home / "runs", home / "data"))
+    found = by_name(doctor.examine(home / "runs", home / "data", Resources(mem=2000, cpus=1)))
     for name in (
         "commands",
         "controller",
@@ -101,6 +196,11 @@ def test_a_real_cluster(slurm, home, monkeypatch):
         "nodes",
         "Python on nodes",
         "runs folder",
+        "file locks",
+        "clocks",
+        "requeue",
+        "time",
+        "memory",
     ):
         assert found[name].ok, found[name]
     assert found["accounting"].ok is None
@@ -109,7 +209,7 @@ def test_a_real_cluster(slurm, home, monkeypatch):
     assert {"GPUs here", "faiss", "data digits"} <= set(found)
     assert not (home / "runs").exists()
     monkeypatch.setattr(sys, "executable", "/no such/python")
-    missing = by_name(doctor._nodes(home / "runs", gpus=False))
+    missing = by_name(doctor._nodes(home / "runs", Resources(), gpus=False))
     assert missing["Python on nodes"].ok is False
     assert "/no such/python" in missing["Python on nodes"].text
     assert not (home / "runs").exists()

@@ -121,7 +121,7 @@ def test_a_suite_ends_with_the_rows_of_bench_run_or_says_why_not(slurm, home, ce
     assert waits.returncode == 0, err
     assert found == calm
     attempts = [json.loads(p.read_text())["attempt"] for p in home.glob("runs/*/status.json")]
-    assert attempts == [1] * 8  # nothing that befell them was their fault
+    assert attempts == [1] * 8, err  # nothing that befell them was their fault
 
 
 def _until(what, seconds=180.0):
