@@ -246,7 +246,7 @@ def _srun(place: Path, asked: Resources, arguments: Sequence[str]) -> str:
 
 def _told(error: cluster.SlurmError) -> str:
     """The line that says most: that of Python or of the step, else SLURM's first."""
-    telling = re.compile(r"\w*(Error|Exception)\b|.*(No module named|execve\(\))")
+    telling = re.compile(r"\w*(Error|Exception)\b|.*(No module named|execve\(\)|: No such file)")
     said = [line.strip() for line in error.said.splitlines() if telling.match(line)]
     return said[-1] if said else str(error)
 

@@ -33,8 +33,15 @@ time = 2
 mem = "3G"
 cpus = 2
 pack = "1 min"
-retries = 20
+{retries}
 """
+# Friendly sites, and others, on which what befell a job may not count as a try: there the default must do.
+FORMS = {
+    "friendly": ({}, "retries = 20"),
+    "no requeue": ({"requeue": False}, ""),
+    "preemption cancels": ({"preempt": "CANCEL", "grace": 0}, ""),
+    "arrays of 10": ({"max_array": 10}, ""),
+}
 DYING = """
 import os, signal, sys
 from bench.slurm import submission
@@ -179,9 +186,13 @@ class Chaos:
 
 
 @pytest.mark.parametrize("accounting", [True, False], ids=["accounting", "no accounting"])
-def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, capsys, accounting):
+@pytest.mark.parametrize(
+    "form", ["friendly", *(pytest.param(f, marks=pytest.mark.sites) for f in FORMS if f != "friendly")]
+)
+def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, capsys, form, accounting):
+    shape, retries = FORMS[form]
     path = suite(
-        SUITE,
+        SUITE.format(retries=retries),
         top=f'seeds = {SEEDS}\nminutes = {2 * ROUNDS}\nbudget = "16 epochs"',
         protocols="norms = {factor = [1, 2, 3]}",
     )
@@ -190,7 +201,7 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
         [sys.executable, "-m", "bench", *undisturbed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as calm:
         try:
-            cluster = slurm(accounting=accounting)  # comes up meanwhile
+            cluster = slurm(accounting=accounting, **shape)  # comes up meanwhile
             assert calm.wait(300) == 0
         finally:
             calm.kill()  # of no effect on one that ended
@@ -230,7 +241,7 @@ def test_every_cell_ends_with_the_row_of_an_undisturbed_run(slurm, home, suite, 
     attempts = [json.loads(p.read_text())["attempt"] for p in (home / "runs").glob("*/status.json")]
     with capsys.disabled():
         faults = ", ".join(f"{n} x {kind}" for kind, n in sorted(chaos.counts.items()))
-        print(f"\nchaos {SEED}, accounting {accounting}: {faults}")
+        print(f"\nchaos {SEED}, {form}, accounting {accounting}: {faults}")
         print(
             f"{3 * SEEDS} cells in {time.monotonic() - begun:.0f} s; attempts of trainings: {sorted(Counter(attempts).items())}"
         )
