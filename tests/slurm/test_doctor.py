@@ -114,7 +114,7 @@ SITE = Limits(
             "jobs ask for 4096 MB and are refused: no node has it, write mem = 3000 or less",
         ),
         ({"mem": 2000}, "memory", True, "up to the 3000 MB of the largest node"),
-        ({"partition": "mian"}, "partition", False, "there is no 'mian', every sbatch will be refused"),
+        ({"partition": "benhc"}, "partition", False, "there is no 'benhc', every sbatch will be refused"),
         (
             {"account": "lab"},
             "account",
