@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.code import closure_digest
-from bench.records import NUMERICS, BenchError, Cell, Training, digest
+from bench.records import NUMERICS, Aim, BenchError, Cell, Training, Unit, digest
 from bench.registry import code_digest, find
 
 WHITENING = "bench.backbones._whitening"  # belongs to no unit, and to all trainings that whiten
@@ -97,9 +97,14 @@ def training_id(training: Training) -> str:
 
 def cell_stem(cell: Cell) -> str:
     """A cell's own name without its training and the code digest."""
-    settings = digest([cell.protocol, cell.aim, cell.variant, cell.snapshots])
-    variant = f"-{slug(cell.variant)}" if cell.variant else ""
-    return f"{slug(cell.protocol.name)}-{slug(cell.aim.dataset.name)}{variant}-{settings}"
+    return _cell_stem(cell.protocol, cell.aim, cell.variant, cell.snapshots)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _cell_stem(protocol: Unit, aim: Aim, variant: str, snapshots: str) -> str:
+    settings = digest([protocol, aim, variant, snapshots])
+    named = f"-{slug(variant)}" if variant else ""
+    return f"{slug(protocol.name)}-{slug(aim.dataset.name)}{named}-{settings}"
 
 
 def cell_name(cell: Cell) -> str:
@@ -288,17 +293,19 @@ def asked_for(runs: Path) -> Path:
 # ---- outcomes ----------------------------------------------------------------------------------
 
 
-def outcomes(runs: Path, training: Training) -> set[str]:
-    """The names of a training's cells that are done."""
+def tried(files: Folder) -> set[str]:
+    """The names of the files of a training's cells, done or not."""
     try:
-        with os.scandir(folder(runs, training).path / "cells") as entries:
-            return {
-                e.name[:-5]
-                for e in entries
-                if e.name.endswith(".json") and not e.name.endswith(".failed.json")
-            }
+        with os.scandir(files.path / "cells") as entries:
+            return {entry.name for entry in entries}
     except OSError:
         return set()
+
+
+def outcomes(runs: Path, training: Training) -> set[str]:
+    """The names of a training's cells that are done."""
+    there = tried(folder(runs, training))
+    return {name[:-5] for name in there if name.endswith(".json") and not name.endswith(".failed.json")}
 
 
 class Done:

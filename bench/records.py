@@ -7,6 +7,7 @@ means is said here once; how it is made, run and stored is said elsewhere.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 # Raised by hand when the harness core changes a number that a unit's own files do not explain.
 NUMERICS = 1
 
+_NEVER = object()  # equal to no value
 _LATER = "later"  # metadata of a field that came after ids were given: see later()
 _ASIDE = "aside"  # of a field that is no part of an identity: see aside()
 
@@ -225,10 +227,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Unit):
         found = {"name": value.name, "settings": {k: plain(v) for k, v in value.settings}}
         return found | ({_ASIDE: {k: plain(v) for k, v in value.aside}} if value.aside else {})
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _told(f, value)}
+    if value is None or isinstance(value, (str, int, float)):  # most are
+        return value
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = ((name, getattr(value, name), left_out) for name, left_out in _told(type(value)))
+        return {name: plain(own) for name, own, left_out in pairs if own != left_out}
     return value
 
 
@@ -240,8 +245,11 @@ def _told_alone(record: Any) -> Any:
     return [_told_alone(v) for v in record] if isinstance(record, list) else record
 
 
-def _told(spec: dataclasses.Field[Any], record: Any) -> bool:
-    return spec.compare and not (is_later(spec) and getattr(record, spec.name) == spec.default)
+@functools.lru_cache
+def _told(record: type) -> tuple[tuple[str, Any], ...]:
+    """The fields of a record that are told, each with the value at which it is not: what came later, at its default."""
+    specs = [spec for spec in dataclasses.fields(record) if spec.compare]
+    return tuple((spec.name, spec.default if is_later(spec) else _NEVER) for spec in specs)
 
 
 def digest(value: Any, length: int = 10) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,26 +11,44 @@ from typing import Any
 
 from bench import artifacts
 from bench.planning.plan import Planned
-from bench.records import COLUMNS, Cell, Training, Unit, plain
+from bench.records import COLUMNS, Aim, Cell, Training, Unit, plain
 
 Row = dict[str, Any]
 
+_EMPTY = dict.fromkeys(COLUMNS, "")
 _OUTCOME = ("status", "reason", "attempt", "eval_seconds", "device", "commit", "versions")
 
 
 def collect(suite: str, planned: Iterable[Planned], runs: Path) -> list[Row]:
     """One row a number, and one for every planned cell that has none, with its status and reason."""
-    statuses: dict[Training, dict[str, Any]] = {}
+    made: dict[Training, _Made] = {}
     rows: list[Row] = []
     refused = artifacts.read_json(artifacts.why_not(runs)) or {}
     for one in planned:
         training = one.cell.training
-        if training not in statuses:
-            statuses[training] = artifacts.read_json(artifacts.folder(runs, training).status) or {}
-        found = _cell_rows(suite, one, statuses[training], runs)
+        if training not in made:
+            made[training] = _Made(artifacts.folder(runs, training))
+        found = _cell_rows(suite, one, made[training])
         reason = refused.get(artifacts.cell_id(one.cell), "") if refused else ""
         rows += [_explained(row, reason) for row in found] if reason else found
     return rows
+
+
+class _Made:
+    """What lies in a training's folder, looked at once for all of its cells."""
+
+    def __init__(self, files: artifacts.Folder) -> None:
+        self.files = files
+        self.status: Mapping[str, Any] = artifacts.read_json(files.status) or {}
+        self.there = artifacts.tried(files)
+        self.rows: dict[
+            tuple[str, int | None], Row
+        ] = {}  # by label and trial: what all of its cells have in common
+
+    def outcome(self, name: str) -> Mapping[str, Any] | None:
+        """How a cell came out, or was last tried."""
+        paths = [p for p in (self.files.cell(name), self.files.failed(name)) if p.name in self.there]
+        return next((found for path in paths if (found := artifacts.read_json(path))), None)
 
 
 def _explained(row: Row, reason: str) -> Row:
@@ -111,58 +130,66 @@ def _name(row: Row) -> tuple[Any, Any]:
     return row["label"], row["method_settings"]
 
 
-def _cell_rows(suite: str, one: Planned, status: Mapping[str, Any], runs: Path) -> list[Row]:
-    base = _base(suite, one, status)
+def _cell_rows(suite: str, one: Planned, made: _Made) -> list[Row]:
+    key = one.label, one.trial
+    if key not in made.rows:
+        made.rows[key] = {"suite": suite, **_of_training(one, made.status)}
+    base = {**_EMPTY, **made.rows[key], **_of_cell(one.cell), **ids(one.cell)}
     if one.cell.skip:
         return [{**base, "status": "skipped", "reason": one.cell.skip}]
-    files, name = artifacts.folder(runs, one.cell.training), artifacts.cell_name(one.cell)
-    outcome = artifacts.read_json(files.cell(name)) or artifacts.read_json(files.failed(name))
+    outcome = made.outcome(base["cell"])
     if outcome is None:
-        training = status.get("status", "pending")
+        training = made.status.get("status", "pending")
         if training in {"ok", "pending"}:
             return [{**base, "status": "pending"}]
-        return [{**base, **{k: status.get(k, "") for k in _OUTCOME}}]
+        return [{**base, **{k: made.status.get(k, "") for k in _OUTCOME}}]
     base |= {k: outcome.get(k, "") for k in _OUTCOME}
     return [{**base, **row} for row in outcome.get("rows", [])] or [base]
 
 
-def _base(suite: str, one: Planned, status: Mapping[str, Any]) -> Row:
-    cell, training = one.cell, one.cell.training
+def _of_training(one: Planned, status: Mapping[str, Any]) -> Row:
+    training = one.cell.training
     data = {
         k: v
         for k, v in plain(training.data).items()
         if k not in {"dataset", "labels", "label_split", "label_noise"}
     }
     data["dataset"] = dict(training.data.dataset.settings)
-    info = status.get("data", {})
-    row: Row = dict.fromkeys(COLUMNS, "")
-    row |= {
-        "suite": suite,
+    return {
         "label": one.label,
         "method": training.method.name,
         "method_settings": _json({**dict(training.method.settings), **_processes(training), **_trial(one)}),
         "backbone": _unit_text(training.backbone),
-        "variant": cell.variant,
         "train_dataset": training.data.dataset.name,
         "labels": training.data.labels,
         "label_split": training.data.label_split,
         "label_noise": training.data.label_noise,
         "data_settings": _json(data),
-        "split_digest": info.get("split_digest", ""),
+        "split_digest": status.get("data", {}).get("split_digest", ""),
         "budget": training.budget,
         "seed": training.seed,
         "precision": training.precision,
         "threads": training.threads,
-        "protocol": cell.protocol.name,
-        "protocol_settings": _json({**dict(cell.protocol.settings), **_aimed(cell)}),
-        "dataset": cell.aim.dataset.name,
-        "target_labels": cell.aim.labels,
-        "target_split": cell.aim.label_split,
         "train_seconds": status.get("train_seconds", ""),
         "images_seen": status.get("images_seen", ""),
         "peak_memory_mb": status.get("peak_memory_mb", ""),
     }
-    return row | ids(cell)
+
+
+def _of_cell(cell: Cell) -> Row:
+    return {
+        "variant": cell.variant,
+        "protocol": cell.protocol.name,
+        "protocol_settings": _judged_text(cell.protocol, cell.aim),
+        "dataset": cell.aim.dataset.name,
+        "target_labels": cell.aim.labels,
+        "target_split": cell.aim.label_split,
+    }
+
+
+@functools.lru_cache(maxsize=10_000)
+def _judged_text(protocol: Unit, aim: Aim) -> str:
+    return _json({**dict(protocol.settings), **_aimed(aim)})
 
 
 def ids(cell: Cell) -> Row:
@@ -188,11 +215,11 @@ def _trial(one: Planned) -> dict[str, Any]:
     return {} if one.trial is None else {"trial": one.trial}
 
 
-def _aimed(cell: Cell) -> dict[str, Any]:
+def _aimed(aim: Aim) -> dict[str, Any]:
     """On which classes alone, by which features, where they were rounded, and by whose labels a protocol judged."""
     names = {"classes": "target_classes", "features": "features"}
-    found = {names[key]: value for key, value in plain(cell.aim).items() if key in names}
-    listed = {key: cell.aim.dataset.get(key) for key in ("label_file", "root", "subset", "classes_file")}
+    found = {names[key]: value for key, value in plain(aim).items() if key in names}
+    listed = {key: aim.dataset.get(key) for key in ("label_file", "root", "subset", "classes_file")}
     return found | {f"target_{key}": value for key, value in listed.items() if value}
 
 

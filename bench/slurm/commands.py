@@ -208,10 +208,9 @@ def status(suite: str, cells: bool, watch: bool, as_json: bool, part: Any, runs:
             click.echo(json.dumps({**vars(found), "counts": found.counts}))
         else:
             click.echo("\n".join(standing.lines(found, every=cells)))
-        if not {"running", "suspended", "queued"} & set(found.counts):
+        if not {"running", "suspended", "queued", "dead", "pending"} & set(found.counts):
             publish(loaded, whole, runs, results)
-            return tell(found.damage)
-        if not watch:
+        if not watch or not {"running", "suspended", "queued"} & set(found.counts):
             return tell(found.damage)
         time.sleep(5)
         if not as_json:

@@ -11,7 +11,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ class Rules:
     suite: Suite
     layers: tuple[Layer, ...]
     policy: Policy
+    known: dict[Any, Resources] = field(default_factory=dict, compare=False, repr=False)
 
     def training(self, one: Planned) -> Resources:
         """What the training of a cell asks for.
@@ -134,7 +135,18 @@ class Rules:
         return self._asked(one, evaluation=True)
 
     def _asked(self, one: Planned, *, evaluation: bool) -> Resources:
-        return _carried(self._written(one, evaluation=evaluation), one, f"{self.suite.path}: slurm")
+        training = one.cell.training
+        key = (
+            training.method.name,
+            one.label,
+            evaluation and one.cell.protocol,
+            training.processes,
+            training.threads,
+        )
+        if key not in self.known:  # thousands of cells ask for the same
+            written = self._written(one, evaluation=evaluation)
+            self.known[key] = _carried(written, one, f"{self.suite.path}: slurm")
+        return self.known[key]
 
     def _written(self, one: Planned, *, evaluation: bool) -> Resources:
         values: dict[str, Any] = {}

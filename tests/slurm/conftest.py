@@ -601,7 +601,13 @@ class Cluster:
 
     def preempt(self, node: str, seconds: float = 2) -> str:
         """A job of the urgent partition takes a whole node for so long; its id."""
-        options = ("--partition=urgent", "--no-requeue", "--exclusive", f"--nodelist={node}", f"--mem={self.shape.mem // 2}")
+        options = (
+            "--partition=urgent",
+            "--no-requeue",
+            "--exclusive",
+            f"--nodelist={node}",
+            f"--mem={self.shape.mem // 2}",
+        )
         return self.sbatch(f"sleep {seconds:g}", *options)
 
     def heal(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from bench.planning import plan
 from bench.planning.suite import load
 from bench.slurm import ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+on_slurm = pytest.mark.slurm
+pytestmark = pytest.mark.slow
 
 # A worker is 800 MB of libraries, for a moment twice that where it starts git; SLURM adds all up.
 TINY = "[methods]\nwalker = {}\n[slurm]\nmem = '3G'\ncpus = 2\n"
@@ -45,6 +47,7 @@ def outcomes(home, path):
     return statuses, attempts, owned
 
 
+@on_slurm
 def test_1500_tiny_cells_with_an_array_limit_of_1001(slurm, home, suite, capsys):
     cluster = slurm(max_array=1001)
     path = suite(TINY + "pack = '0.5 min'", top="seeds = 1500\nminutes = 3\nbudget = 12")
@@ -62,6 +65,7 @@ def test_1500_tiny_cells_with_an_array_limit_of_1001(slurm, home, suite, capsys)
     assert set(owned.values()) == {1}
 
 
+@on_slurm
 def test_arrays_are_split_by_the_limit_of_the_live_cluster(slurm, home, suite, capsys):
     cluster = slurm(accounting=False, max_array=3)
     path = suite(TINY.replace("3G", "2G").replace("cpus = 2", "cpus = 1") + "pack = 0", top="seeds = 7")
@@ -78,6 +82,7 @@ def test_arrays_are_split_by_the_limit_of_the_live_cluster(slurm, home, suite, c
     assert (statuses, attempts) == ({"ok": 14}, {1: 14})
 
 
+@on_slurm
 @pytest.mark.alone
 def test_1000_tiny_cells_take_at_most_twice_the_time_of_bench_run(slurm, home, suite, capsys):
     slurm()
@@ -89,3 +94,55 @@ def test_1000_tiny_cells_take_at_most_twice_the_time_of_bench_run(slurm, home, s
         print(f"\n1000 cells: bench run {here:.0f} s, bench submit {there:.0f} s ({there / here:.2f} x)")
     assert statuses == {"ok": 2000}
     assert there <= 2 * here
+
+
+# ---- a large suite, with commands that say what those of a cluster would -------------------------
+
+SAYS = {
+    "scontrol": """case "$*" in
+*config*) echo "MaxArraySize = 1001" ;;
+*partition*) echo "PartitionName=main Default=YES State=UP MaxTime=UNLIMITED" ;;
+esac""",
+    "sinfo": 'echo "n1|main|16000|idle"',
+    "sbatch": "/bin/cat >/dev/null; echo $$",
+    "squeue": "",
+    "sacct": "echo 'accounting storage is disabled' >&2; exit 1",
+}
+
+
+def spent(*words):
+    """CPU seconds and MB of a command, with what it printed."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", *map(str, words)], stdout=subprocess.PIPE, text=True
+    ) as one:
+        said = one.stdout.read()
+        _, status, used = os.wait4(one.pid, 0)
+        one.returncode = os.waitstatus_to_exitcode(status)
+    assert one.returncode == 0, said
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, said
+
+
+def test_100_000_cells_are_planned_submitted_and_told_of(home, suite, monkeypatch, capsys):
+    (home / "bin").mkdir()
+    for name, script in SAYS.items():
+        (home / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (home / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    path = suite(top="seeds = 10000", protocols=f"norms = {{factor = {list(range(1, 11))}}}")
+    small = suite(name="small")
+    spent("submit", small, "--dry-run")  # what units refuse is asked once, by a process with torch
+    found = {}
+    for words in (
+        ["submit", path, "--dry-run"],
+        ["status", path],
+        ["submit", path],
+        ["status", path, "--json"],
+    ):
+        *found[" ".join(map(str, (words[0], *words[2:])))], said = spent(*words)
+    with capsys.disabled():
+        print(
+            "\n100,000 cells, 10,000 trainings:", {k: f"{s:.1f} s, {m:.0f} MB" for k, (s, m) in found.items()}
+        )
+    assert json.loads(said)["counts"] == {"queued": 100_000}
+    assert len([p for p in (home / "runs").rglob("*") if p.is_file()]) < 10
+    assert all(seconds < 25 and megabytes < 500 for seconds, megabytes in found.values()), found
