@@ -208,7 +208,7 @@ def status(suite: str, cells: bool, watch: bool, as_json: bool, part: Any, runs:
             click.echo(json.dumps({**vars(found), "counts": found.counts}))
         else:
             click.echo("\n".join(standing.lines(found, every=cells)))
-        if not {"running", "suspended", "queued", "dead", "pending"} & set(found.counts):
+        if standing.is_over(found, submitted(loaded, whole, runs) or ()):
             publish(loaded, whole, runs, results)
         if not watch or not {"running", "suspended", "queued"} & set(found.counts):
             return tell(found.damage)

@@ -71,6 +71,12 @@ def _job(view: ledger.View) -> str:
     return f"job {view.job} ({reason})" if reason else f"job {view.job}"
 
 
+def is_over(found: Standing, asked: Sequence[Planned]) -> bool:
+    """Whether nothing of what was asked for is still to come."""
+    words = {str(found.cells.get(artifacts.cell_id(one.cell), {}).get("status", "")) for one in asked}
+    return bool(words) and not words & {"running", "suspended", "queued", "dead", "pending"}
+
+
 def _views(runs: Path, damage: list[str]) -> list[ledger.View]:
     try:
         return ledger.views(runs)
