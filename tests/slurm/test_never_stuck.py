@@ -320,3 +320,59 @@ def test_a_method_that_cannot_distribute_gets_one_node_and_dry_run_says_so(suite
     submit(path)
     ((_, words, _),) = slurm.taken
     assert "--nodes=1" in words
+
+
+def test_the_path_of_runs_is_the_one_that_was_given(suite, slurm, submit, home, bench, monkeypatch):
+    """Its target may be called otherwise on the nodes."""
+    (home / "real" / "deep").mkdir(parents=True)
+    (home / "link").symlink_to(home / "real")
+    monkeypatch.setenv("PWD", str(home / "link" / "deep"))
+    monkeypatch.chdir(home / "link" / "deep")
+    done = bench("submit", suite(), "--runs", "runs")
+    assert done.code == 0, done.err
+    ((_, words, text),) = slurm.taken
+    assert f"bench.slurm.supervisor {home / 'link' / 'deep' / 'runs'}/" in text
+    assert f"--chdir={home / 'link' / 'deep'}" in words
+    (one,) = ledger.submissions(home / "real" / "deep" / "runs")
+    assert ledger.pack(one, 0)["places"]["runs"] == str(home / "link" / "deep" / "runs")
+    monkeypatch.setenv("PWD", "/nowhere")  # of a shell that went elsewhere
+    assert artifacts.as_given(home / "x") == home / "x"
+    assert artifacts.as_given(artifacts.Path("x")) == home / "real" / "deep" / "x"
+
+
+def test_cancel_adds_one_file(suite, slurm, submit, home, bench):
+    path = suite(ONE_A_JOB, top="seeds = 20")
+    submit(path)
+    before = {p for p in (home / "runs").rglob("*") if p.is_file()}
+    assert "canceled 20 jobs" in bench("cancel", path).out
+    new = {p.name for p in (home / "runs").rglob("*") if p.is_file()} - {p.name for p in before}
+    assert new == {"over.json"}
+
+
+@pytest.mark.slow
+def test_a_login_node_without_torch_submits(suite, home, bench_process):
+    """What units are is known from elsewhere; whether they like their settings is asked in the job."""
+    says = {
+        "scontrol": "echo 'MaxArraySize = 1001'",
+        "sinfo": "",
+        "sbatch": "/bin/cat >/dev/null; echo 7",
+        "squeue": "",
+        "sacct": "",
+    }
+    for folder in ("bin", "bare/torch"):
+        (home / folder).mkdir(parents=True)
+    for name, script in says.items():
+        (home / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (home / "bin" / name).chmod(0o755)
+    (home / "bare" / "torch" / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\")"
+    )
+    path = suite("[methods]\nrotation = {}", data='dataset = "digits"', protocols="linear_probe = {}")
+    path.write_text(path.read_text().replace('"dot_net"', '"alexnet_small"'))
+    env = {
+        "PATH": f"{home / 'bin'}:/usr/bin:/bin",
+        "PYTHONPATH": f"{home / 'bare'}:{os.environ['PYTHONPATH']}",
+    }
+    done = bench_process("submit", path, **env)
+    assert done.code == 0, done.err
+    assert "submitted 1 as 1 jobs" in done.err

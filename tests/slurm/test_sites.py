@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -122,6 +124,47 @@ def test_a_suite_ends_with_the_rows_of_bench_run_or_says_why_not(slurm, home, ce
     assert found == calm
     attempts = [json.loads(p.read_text())["attempt"] for p in home.glob("runs/*/status.json")]
     assert attempts == [1] * 8, err  # nothing that befell them was their fault
+
+
+def test_where_a_requeue_is_refused_what_saved_is_submitted_anew(slurm, home, cells, monkeypatch):
+    cluster = slurm(accounting=False, nodes=2)
+    (home / "bin").mkdir()
+    refuses = home / "bin" / "scontrol"
+    real = shutil.which("scontrol")
+    refuses.write_text(
+        f'#!/bin/sh\n[ "$1" = requeue ] && {{ echo "scontrol: Requested operation is presently disabled" >&2; exit 1; }}\n'
+        f'exec {real} "$@"\n'
+    )
+    refuses.chmod(0o755)
+    path = cells(Form({}, WHOLE + "time = 1\n", nap=0.25))
+    here = [sys.executable, "-m", "bench", "run", path, "--jobs", "2", "--runs", "calm", "--results", "calm"]
+    subprocess.run(here, check=True, capture_output=True)
+    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "submit", path, "--wait"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "saved, and SLURM does not run it again: no attempt is lost" in done.stderr
+    cluster.wait_idle()
+    assert rows(home / "results") == rows(home / "calm")
+    assert [json.loads(p.read_text())["attempt"] for p in home.glob("runs/*/status.json")] == [1] * 8
+
+
+def test_what_no_node_has_the_memory_for_is_given_up_and_the_rest_goes_on(slurm, home, suite):
+    slurm(accounting=False, mem=3000)
+    hogs = "[methods.napper]\nhog = 1\nnap = 0.0\n[slurm]\nmem = '2G'\ncpus = 1\npack = 0\n"
+    path = suite(hogs, top="seeds = 3")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "submit", path, "--wait"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    found = {row[2:4] + row[-1:] for row in rows(home / "results") if row[3] != "ok"}
+    assert found == {("", "oom", "out of memory with 2.9 GB: no node here has more")}, (found, done.stderr)
+    assert len({row[:2] for row in rows(home / "results") if row[3] == "ok"}) == 2
+    again = subprocess.run(
+        [sys.executable, "-m", "bench", "submit", path], check=False, capture_output=True, text=True
+    )
+    assert (again.returncode, "nothing to submit" in again.stderr) == (0, True)
 
 
 def _until(what, seconds=180.0):
