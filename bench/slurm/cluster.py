@@ -7,6 +7,7 @@ believed to have said anything: a silent controller never makes a job look dead.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -228,6 +229,21 @@ def _seconds(text: str) -> int:
         return 0
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def room(enforced: str) -> int | None:
+    """Jobs that the user's associations admit now; ``None``: no limit is known. A guess: sbatch decides."""
+    if "limits" not in enforced:
+        return None
+    user = str(os.getuid())
+    try:
+        shape = ("--noheader", "--parsable2", "show", "assoc", f"user={pwd.getpwuid(os.getuid()).pw_name}")
+        limits_ = run("sacctmgr", *shape, "format=MaxSubmit").split()
+        there = run("squeue", "--noheader", "--array", f"--user={user}", "--format=%i").split()
+    except (SlurmError, KeyError):
+        return None
+    known = [int(one) for one in limits_ if one.isdecimal()]
+    return max(0, max(known) - len(there)) if known else None
 
 
 def find(name: str) -> list[str]:

@@ -119,17 +119,17 @@ def _submit(
 
 
 def _told(loaded: Any, sent: Any, suite: str, known: set[str]) -> None:
-    """What one round found and did, a line each, to the standard error; what is given up once only."""
-    for _, reason in sent.swept.dead:
-        click.echo(f"died: {reason}", err=True)
-    for name, reason in sent.draft.given_up:
-        if name not in known:
-            click.echo(f"given up: {name}: {reason} (bench retry {suite})", err=True)
-            known.add(name)
-    for name, reason in sent.refused.items():
-        if name not in known:
-            click.echo(f"refused: {name}: {reason}", err=True)
-            known.add(name)
+    """What one round found and did, a line each, to the standard error; what was told before is not told again."""
+    lines = [f"given up: {n}: {reason} (bench retry {suite})" for n, reason in sent.draft.given_up]
+    lines += [f"refused: {name}: {reason}" for name, reason in sent.refused.items()]
+    new = [f"died: {reason}" for _, reason in sent.swept.dead]
+    new += [line for line in (*lines, f"{loaded.name}: {_done(sent)}") if line not in known]
+    known |= {*new}
+    for line in new:
+        click.echo(line, err=True)
+
+
+def _done(sent: Any) -> str:
     draft = sent.draft
     parts = [f"{draft.done} of {draft.total} cells are done"]
     if draft.owned:
@@ -143,7 +143,7 @@ def _told(loaded: Any, sent: Any, suite: str, known: set[str]) -> None:
         parts.append(
             f"{sent.waiting} wait: SLURM takes no more jobs of this account now (submit again, or --wait)"
         )
-    click.echo(f"{loaded.name}: " + ", ".join(parts), err=True)
+    return ", ".join(parts)
 
 
 def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterator[str]:

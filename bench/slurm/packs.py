@@ -257,6 +257,23 @@ def _filled(
     return packs
 
 
+def first(found: Sequence[Array], count: int) -> tuple[Array, ...]:
+    """So many jobs of arrays, and what follows those."""
+    place: dict[int, int] = {}  # of an array among the kept ones
+    kept: list[Array] = []
+    for number, array in enumerate(found):
+        if array.follows is None:
+            take = min(count, len(array.packs))
+            count -= take
+        else:
+            take = len(kept[place[array.follows]].packs) if array.follows in place else 0
+        if take:
+            place[number] = len(kept)
+            follows = None if array.follows is None else place[array.follows]
+            kept.append(dataclasses.replace(array, packs=array.packs[:take], follows=follows))
+    return tuple(kept)
+
+
 def workers(pack: Sequence[Work]) -> int:
     """How many workers a job has: all of its trainings are made by equally many processes."""
     threads = max(w.task.training.threads for w in pack)

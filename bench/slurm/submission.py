@@ -192,11 +192,16 @@ def submit(planned: Sequence[Planned], rules: Rules, places: Places, *, again: b
     if "%" in str(home) or not str(home).isprintable():
         raise BenchError(f"{home}: sbatch reads % in a path as a pattern; choose another folder with --runs")
     with artifacts.lock(home):
-        swept = ledger.sweep(places.runs, places)
-        found = draft(planned, rules, places, swept.live, cluster.limits(), again=again)
+        swept, site = ledger.sweep(places.runs, places), cluster.limits()
+        found = draft(planned, rules, places, swept.live, site, again=again)
         sent = Sent(swept, found, None)
         if found.arrays:
-            sent = _send(sent, rules, places)
+            room = cluster.room(
+                site.enforced
+            )  # what would be refused need not be written; one is always tried
+            sent = _send(
+                sent, found.arrays if room is None else packs.first(found.arrays, max(1, room)), rules, places
+            )
         _note_refused(planned, places.runs, {**found.capped, **sent.refused})
     if sent.refused and not sent.jobs and not found.owned and not sent.waiting:
         raise BenchError(f"{rules.suite.path}: slurm: {next(iter(sent.refused.values()))}")
@@ -225,9 +230,8 @@ def _note_refused(planned: Sequence[Planned], runs: Path, reasons: Mapping[str, 
         artifacts.write_json(path, {**kept, **reasons})
 
 
-def _send(sent: Sent, rules: Rules, places: Places) -> Sent:
+def _send(sent: Sent, arrays: Sequence[Array], rules: Rules, places: Places) -> Sent:
     """Array by array; what is refused costs itself only, and what finds no place stays open."""
-    arrays = sent.draft.arrays
     submission = _written(arrays, rules, places)
     jobs: dict[str, str] = {}
     refused: dict[str, str] = {}

@@ -41,8 +41,13 @@ class Slurm:
     refuses: object = lambda _: ""
     taken: list = field(default_factory=list)
     asked: int = 0
+    says: int = 0  # of the user's associations
 
     def run(self, *words, text="", **_):
+        if words[0] == "sacctmgr":
+            return f"{self.says}\n" if self.says else "\n"
+        if words[0] == "squeue":
+            return "".join(f"{n}\n" for n in range(sum(count for count, *_ in self.taken)))
         if words[0] != "sbatch":
             return ""
         self.asked += 1
@@ -131,6 +136,30 @@ def test_of_an_array_above_the_limit_as_much_is_sent_as_has_a_place(suite, slurm
         for name in pack
     ]
     assert len(owned) == len(set(owned)) == 16
+
+
+def test_what_has_no_place_is_not_even_written(suite, slurm, submit, monkeypatch):
+    monkeypatch.setattr(
+        cluster, "limits", lambda: Limits(1001, accounting=True, enforced="associations,limits")
+    )
+    slurm.places = slurm.says = 3
+    sent, _ = submit(suite(ONE_A_JOB, top="seeds = 16"))
+    assert (sent.jobs, sent.waiting, slurm.asked) == (3, 13, 1)
+    (one,) = ledger.submissions(submit.places.runs)
+    assert len(one.manifest["packs"]) == 3
+    again, _ = submit(suite(ONE_A_JOB, top="seeds = 16"))
+    assert (again.jobs, again.waiting, slurm.asked) == (0, 13, 2)
+
+
+def test_hours_are_told_by_account(suite, slurm, bench):
+    table = "[slurm]\ngpus = 'a100:4'\ncpus = 8\naccount = 'lab'\npack = 0\n[slurm.methods.slow]\naccount = 'other'\ngpus = 0"
+    path = suite(
+        "[methods]\nwalker = {}\nslow = {use = 'walker', lr = 0.3}\n" + table, top="seeds = 3\nminutes = 180"
+    )
+    told = bench("submit", path, "--dry-run").out
+    # 120 * 180 / 6 seconds a cell: an hour each
+    assert "about 12.00 GPU-hours, 24.00 core-hours of account lab" in told
+    assert "about 0.00 GPU-hours, 24.00 core-hours of account other" in told
 
 
 def test_a_site_without_arrays_gets_jobs_one_by_one(suite, slurm, submit, monkeypatch):

@@ -129,3 +129,22 @@ def test_wall_time_is_shared_by_the_workers_of_a_job(made):
     pack = [work for work, _ in found]
     assert packs.wall_seconds(pack) == pytest.approx(120)
     assert Policy().pack == 20
+
+
+def test_the_first_jobs_take_along_what_follows_them(made):
+    found, policy = made(
+        "[methods]\nwalker = {}\nslow = {use = 'walker', lr = 0.3}\n[slurm]\ncpus = 1\n[slurm.methods.slow]\ncpus = 2\n"
+        "[slurm.protocols.large]\nmem = '9G'",
+        top="seeds = 4",
+        protocols="norms = {}\nlarge = {use = 'norms', factor = 3}",
+    )
+    whole = packs.arrays(found, replace(policy, pack=0), 1000)
+    assert [(len(a.packs), a.follows) for a in whole] == [(4, None), (4, 0), (4, None), (4, 2)]
+    assert [(len(a.packs), a.follows) for a in packs.first(whole, 6)] == [
+        (4, None),
+        (4, 0),
+        (2, None),
+        (2, 2),
+    ]
+    assert [(len(a.packs), a.follows) for a in packs.first(whole, 3)] == [(3, None), (3, 0)]
+    assert packs.first(whole, 8) == whole
