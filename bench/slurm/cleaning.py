@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import artifacts
 from bench.records import BenchError
-from bench.slurm import ledger
+from bench.slurm import hours, ledger
 
 _HALF = re.compile(r"\..+\.[0-9a-f]{12}")  # what artifacts.written had not finished
 _HALF_SECONDS = 86400.0  # nobody writes one file for longer
@@ -110,7 +110,7 @@ def _keep_hours(folder: Path) -> None:
     path = folder.parent / "spent.json"
     one = ledger.Submission(folder, artifacts.read_json(folder / "manifest.json") or {})
     kept = artifacts.read_json(path) or {}
-    artifacts.write_json(path, {**kept, one.suite: ledger.summed(one, kept.get(one.suite, {}))})
+    artifacts.write_json(path, {**kept, one.suite: hours.summed(one, kept.get(one.suite, {}))})
 
 
 def _age(path: Path) -> float:

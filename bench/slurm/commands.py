@@ -147,13 +147,14 @@ def _done(sent: Any) -> str:
 
 
 def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterator[str]:
-    from bench.slurm import cluster, ledger, packs, sbatch, standing, submission
+    from bench.slurm import cluster, draft, ledger, packs, sbatch
+    from bench.slurm import hours as hours_
 
     live = [view for view in ledger.views(where.runs) if not view.dead]
-    draft = submission.draft(planned, rules, where, live, cluster.limits())
+    left = draft.draft(planned, rules, where, live, cluster.limits())
     yield f"{'array':>5} {'jobs':>6} {'tasks':>6} {'cells':>6} {'hours':>7}  each job asks for"
     total, cost = 0.0, dict[str, list[float]]()
-    for number, array in enumerate(draft.arrays):
+    for number, array in enumerate(left.arrays):
         works = list(array.works)
         hours = sum(packs.wall_seconds(pack) for pack in array.packs) / 3600
         total += hours
@@ -166,11 +167,11 @@ def _dry(loaded: Any, planned: Sequence[Any], rules: Any, where: Any) -> Iterato
         cells = sum(len(work.task.cells) for work in works)
         asks = sbatch.asked(array.resources)
         yield f"{number:5} {len(array.packs):6} {len(works):6} {cells:6} {hours:7.2f}  {asks}{after}"
-    source = f"from {draft.measured} finished trainings" if draft.measured else "a guess: nothing is measured"
-    yield f"{loaded.name}: {draft.cells} cells in {draft.jobs} jobs, about {total:.2f} job hours ({source})"
-    yield from (f"about {standing.hours(gpus, cores, account)}" for account, (gpus, cores) in cost.items())
-    yield f"{draft.done} of {draft.total} cells are done, {draft.owned} are left to live jobs"
-    for name, reason in draft.given_up:
+    source = f"from {left.measured} finished trainings" if left.measured else "a guess: nothing is measured"
+    yield f"{loaded.name}: {left.cells} cells in {left.jobs} jobs, about {total:.2f} job hours ({source})"
+    yield from (f"about {hours_.told(gpus, cores, account)}" for account, (gpus, cores) in cost.items())
+    yield f"{left.done} of {left.total} cells are done, {left.owned} are left to live jobs"
+    for name, reason in left.given_up:
         yield f"given up: {name}: {reason}"
     yield from dict.fromkeys(_spared(planned, rules))
 
@@ -271,9 +272,9 @@ def cancel(suite: str, runs: Path) -> int:
 @runs_option
 def clean(older: str, dry_run: bool, runs: Path) -> int:
     """Remove what is spent: checkpoints of finished trainings, what killed jobs left half written, old logs and submissions."""
-    from bench.slurm import cleaning, resources
+    from bench.slurm import cleaning, values
 
-    age = 60 * resources.minutes(older, "--older")
+    age = 60 * values.minutes(older, "--older")
     found = cleaning.clean(runs, age, dry_run=dry_run)
     for one in found:
         click.echo(f"{one.files:7,} files {one.megabytes:10,.1f} MB  {one.what}")

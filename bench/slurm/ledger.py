@@ -12,21 +12,19 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import artifacts
-from bench.launch import Places, Task, record
+from bench.launch import Task
 from bench.records import BenchError, cell_from, plain, training_from
 from bench.slurm import cluster, jobs
 
 SILENT_SECONDS = 30.0  # three heartbeats
 AGAIN = 75  # exit code of a job that was told to stop and wants to run again (sysexits: try again later)
-_STATUS = {"oom": "oom", "TIMEOUT": "timeout", "DEADLINE": "timeout"}
 
 
 @dataclass(frozen=True)
@@ -157,36 +155,6 @@ def _view(submission: Submission, index: int, states: Mapping[str, jobs.JobState
     return View(submission, index, job, states.get(job), beat)
 
 
-def spent(runs: Path, suite: str) -> dict[str, list[float]]:
-    """GPU-hours and core-hours by account, of jobs of a suite that ran, as their heartbeats tell."""
-    hours = dict((artifacts.read_json(home(runs) / "spent.json") or {}).get(suite, {}))
-    for one in submissions(runs, closed=True):
-        hours = summed(one, hours) if one.suite == suite else hours
-    return hours
-
-
-def summed(one: Submission, hours: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """``hours`` with those of one more submission."""
-    found = {account: list(both) for account, both in hours.items()}
-    for account, gpus, cores in _spent(one):
-        before = found.get(account, [0.0, 0.0])
-        found[account] = [before[0] + gpus, before[1] + cores]
-    return found
-
-
-def _spent(one: Submission) -> Iterator[tuple[str, float, float]]:
-    with contextlib.suppress(OSError):
-        indices = {int(p.name[:-5]) for p in os.scandir(one.folder / "beats") if p.name[:-5].isdecimal()}
-        for array in one.manifest["arrays"]:
-            asked = array["resources"]
-            gpus = asked["nodes"] * int(str(asked["gpus"]).rpartition(":")[2])
-            for index in sorted(indices & {*range(array["first"], array["first"] + array["count"])}):
-                with contextlib.suppress(BenchError):
-                    beat = artifacts.read_json(one.file("beats", index)) or {}
-                    hours = float(beat.get("seconds", 0.0)) / 3600
-                    yield asked["account"], gpus * hours, asked["nodes"] * asked["cpus"] * hours
-
-
 def write_packs(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """A line a pack, the first one with their lengths in bytes: a job reads its own alone."""
     lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in records]
@@ -242,58 +210,7 @@ def owned(live: Iterable[View]) -> tuple[set[tuple[str, str]], dict[str, tuple[s
     return cells, makers
 
 
-# ---- sweeping (under the ledger's lock) ----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep found: packs still live, and those that it closed, with the reason."""
-
-    live: tuple[View, ...]
-    dead: tuple[tuple[View, str], ...]
-
-
-def sweep(runs: Path, places: Places) -> Swept:
-    """Close what is dead: mark what it was running, so that it is tried again; the rest is simply open."""
-    _unborn(runs)
-    _abandoned(runs)
-    live, dead = [], []
-    found = views(runs)
-    now = {
-        one.folder: exits(one)
-        for one in {v.submission.folder: v.submission for v in found if v.dead}.values()
-    }
-    for view in found:
-        if not view.dead:
-            live.append(view)
-        elif view.index not in now[view.submission.folder]:  # else it ended well just now
-            dead.append((view, _bury(view, places)))
-    close_all((view, "dead", reason) for view, reason in dead)
-    for submission in submissions(runs):
-        if len(exits(submission)) == len(submission.manifest["packs"]):
-            (submission.folder / "closed").touch()
-    return Swept(tuple(live), tuple(dead))
-
-
-def _unborn(runs: Path) -> None:
-    """The submitter died before its manifest: nothing was submitted."""
-    for folder in home(runs).glob("*-*"):
-        if folder.is_dir() and not (folder / "manifest.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _abandoned(runs: Path) -> None:
-    """The submitter died before it wrote down its jobs: they are cancelled, their packs are open again."""
-    for submission in submissions(runs):
-        over = exits(submission)
-        for array in submission.manifest["arrays"]:
-            packs = range(array["first"], array["first"] + array["count"])
-            missing = [i for i in packs if str(i) not in submission.jobs and i not in over]
-            if not missing:
-                continue
-            cancel_unknown(array["name"], submission.jobs.values())
-            why = "abandoned", "its submitter died before sbatch was done"
-            close_all((View(submission, index, "", None, {}), *why) for index in missing)
+# ---- closing (under the ledger's lock, but for what a job says of itself) ------------------------
 
 
 def cancel_unknown(name: str, known: Iterable[str]) -> None:
@@ -315,64 +232,3 @@ def close_all(ended: Iterable[tuple[View, str, str]]) -> None:
         found.setdefault(view.submission.folder / "over.json", {})[str(view.index)] = facts
     for path, facts in found.items():
         artifacts.merge_json(path, facts)
-
-
-def _bury(view: View, places: Places) -> str:
-    reason = _reason(view)
-    if view.state and (view.state.stuck or view.state.hopeless):
-        with contextlib.suppress(BenchError):  # a colleague's: should it be released, it ends at once
-            cluster.cancel([view.job])
-    elif view.beat and not view.blameless and (view.state is None or view.state.word != "CANCELLED"):
-        for task in suspects(view, places):
-            _accuse(task, view, reason, places)
-    return reason
-
-
-def _reason(view: View) -> str:
-    state = view.state
-    if state and state.stuck:
-        return f"job {view.job} could not be launched, SLURM held it"
-    if state and state.hopeless:
-        return f"job {view.job} can never start as it is asked for: {state.reason}"
-    if state is None or not state.dead:
-        return f"job {view.job} is gone: SLURM does not know it any more"
-    if state.out_of_memory:
-        return f"job {view.job} ran out of memory"
-    if view.blameless:
-        how = "was preempted" if state.word == "PREEMPTED" else "saved, and SLURM does not run it again"
-        return f"job {view.job} {how}: no attempt is lost"
-    if state.exit_code == AGAIN:
-        return "nothing could be saved in a time slice: ask for more time"
-    how = f"signal {state.signal}" if state.signal else f"exit code {state.exit_code}"
-    where = f" on {state.node}" if state.node else ""
-    return f"job {view.job} ended: {state.word} ({how}){where}"
-
-
-def suspects(view: View, places: Places) -> list[Task]:
-    """What a dead job was at: by its heartbeat, else the first open tasks, as they go in order."""
-    left = [t for t in tasks(view.submission, view.index) if _open(t, view, places)]
-    named = {str(one["training"]) for one in view.beat.get("running", [])}
-    found = [t for t in left if artifacts.training_id(t.training) in named]
-    return found or left[: int(view.beat.get("workers", 1))]
-
-
-def _open(task: Task, view: View, places: Places) -> bool:
-    name = artifacts.training_id(task.training)
-    if name in view.beat.get("ended", {}):
-        return False
-    done = artifacts.outcomes(places.runs, task.training)
-    return any(artifacts.cell_name(cell) not in done for cell in task.cells)
-
-
-def _accuse(task: Task, view: View, reason: str, places: Places) -> None:
-    """Mark a task as ended by its job's death, unless an orphan of that job is still at it."""
-    state = view.state
-    word = "oom" if state and state.out_of_memory else state.word if state else ""
-    slice_lost = state is not None and state.exit_code == AGAIN
-    outcome = {"status": "timeout" if slice_lost else _STATUS.get(word, "killed"), "reason": reason}
-    if state and state.word in {"NODE_FAIL", "BOOT_FAIL"} and state.node:
-        outcome["node"] = state.node
-    folder = artifacts.folder(places.runs, task.training).path
-    with artifacts.free(folder) as free:
-        if free:
-            record(task, outcome, places)

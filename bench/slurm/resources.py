@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-import shlex
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +17,7 @@ from bench.planning.plan import Planned
 from bench.planning.suite import Suite, load
 from bench.records import BenchError, Value, freeze
 from bench.registry import suggest
-
-# What a submission decides itself: as an extra parameter it would break the bookkeeping.
-_OURS = {"array", "chdir", "dependency", "error", "export", "job-name", "kill-on-invalid-dep", "no-requeue"}
-_OURS |= {"ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "open-mode", "output", "parsable"}
-_OURS |= {"requeue", "signal", "wait", "wrap"}
+from bench.slurm import values
 
 # Variables of the user that sbatch reads, where they mean a key of ours.
 VARIABLES = {
@@ -149,25 +143,25 @@ class Rules:
         return self.known[key]
 
     def _written(self, one: Planned, *, evaluation: bool) -> Resources:
-        values: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for layer in self.layers:
-            _over(values, layer.all)
+            _over(found, layer.all)
             for name in (one.cell.training.method.name, one.label):
-                _over(values, layer.methods.get(name, {}))
+                _over(found, layer.methods.get(name, {}))
             for name, table in layer.protocols.items() if evaluation else ():
-                _over(values, table if _names(self.suite, name, one) else {})
-        return Resources(**values)
+                _over(found, table if _names(self.suite, name, one) else {})
+        return Resources(**found)
 
     def nodes(self, one: Planned) -> int:
         """Nodes that are asked for, whether or not its training has processes for all of them."""
         return self._written(one, evaluation=False).nodes
 
 
-def _over(values: dict[str, Any], table: Mapping[str, Any]) -> None:
+def _over(found: dict[str, Any], table: Mapping[str, Any]) -> None:
     """A later word wins; of the ways to ask for memory the last one stands alone."""
     if any(key in table for key in _MEMORY):
-        values |= {"mem": None, "mem_per_cpu": 0, "mem_per_gpu": 0}
-    values |= table
+        found |= {"mem": None, "mem_per_cpu": 0, "mem_per_gpu": 0}
+    found |= table
 
 
 def _carried(found: Resources, one: Planned, where: str) -> Resources:
@@ -226,10 +220,10 @@ def of_site(name: str | None, config: Path | None = None) -> Resources:
     if name:
         loaded = load(name)
         layers.insert(1, _layer(loaded.slurm, f"{loaded.path}: slurm")[0])
-    values: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for layer in layers:
-        _over(values, layer.all)
-    return Resources(**values)
+        _over(found, layer.all)
+    return Resources(**found)
 
 
 def _of_user() -> Layer:
@@ -271,21 +265,15 @@ def _known(tables: Mapping[str, Any], known: set[str], where: str) -> None:
 def _layer(table: Mapping[str, Any], where: str) -> tuple[Layer, dict[str, Any]]:
     parts: dict[str, Any] = {}
     for part in ("methods", "protocols"):
-        tables = _table(table.get(part, {}), f"{where}: {part}")
+        tables = values.table(table.get(part, {}), f"{where}: {part}")
         parts[part] = {
-            name: _values(_table(own, f"{where}: {part}.{name}"), _ASKS, f"{where}: {part}.{name}")
+            name: _values(values.table(own, f"{where}: {part}.{name}"), _ASKS, f"{where}: {part}.{name}")
             for name, own in tables.items()
         }
     rest = {k: v for k, v in table.items() if k not in parts}
-    values = _values(rest, {**_ASKS, **_POLICY}, where, {*parts})
-    policy = {k: v for k, v in values.items() if k in _POLICY}
-    return Layer({k: v for k, v in values.items() if k in _ASKS}, **parts), policy
-
-
-def _table(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise BenchError(f"{where} must be a table, not {value!r}")
-    return value
+    found = _values(rest, {**_ASKS, **_POLICY}, where, {*parts})
+    policy = {k: v for k, v in found.items() if k in _POLICY}
+    return Layer({k: v for k, v in found.items() if k in _ASKS}, **parts), policy
 
 
 def _values(
@@ -302,141 +290,29 @@ def _values(
     }
 
 
-# ---- values --------------------------------------------------------------------------------------
-
-
-def text(value: Any, where: str) -> str:
-    """One line of text: a line break would end the comment that sbatch reads."""
-    if not isinstance(value, str) or not value.isprintable():
-        raise BenchError(f"{where} must be text in one line, not {value!r}")
-    return value
-
-
-def _count(least: int) -> Callable[[Any, str], int]:
-    def check(value: Any, where: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise BenchError(f"{where} must be a whole number from {least} up, not {value!r}")
-        return value
-
-    return check
-
-
-def _gpus(value: Any, where: str) -> int | str:
-    """A number, or a type with a number."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]+:\d+|\d+", value):
-        return int(value) if value.isdecimal() else value
-    if isinstance(value, str):
-        raise BenchError(f'{where} must be a whole number, or a type with one as "a100:4", not {value!r}')
-    return _count(0)(value, where)
-
-
-_CLOCK = re.compile(r"(?:(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?|(?:(\d+):)?(\d+):(\d+))")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?) *(s|min|m|h|d|day|days|)")
-_MINUTES = {"s": 1 / 60, "min": 1, "m": 1, "": 1, "h": 60, "d": 1440, "day": 1440, "days": 1440}
-
-
-def minutes(value: Any, where: str) -> float:
-    """All that sbatch reads, and ``"20 min"``, ``"2 h"``, ``"1d"`` or a number, in minutes.
-
-    As to sbatch, ``"2:00"`` is two minutes, ``"2:00:00"`` two hours, ``"1-0"`` and ``"1-02:30"`` days with hours.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    text = value.strip().lower() if isinstance(value, str) else ""
-    if clock := _CLOCK.fullmatch(text):
-        days, hours, mins, seconds, own_hours, own_mins, own_seconds = (
-            int(part or 0) for part in clock.groups()
-        )
-        whole = 60 * (24 * days + hours + own_hours) + mins + own_mins
-        return whole + (seconds + own_seconds) / 60
-    if span := _SPAN.fullmatch(text):
-        return float(span[1]) * _MINUTES[span[2]]
-    raise BenchError(
-        f'{where} must be minutes, or like "02:00:00", "1-12:00", "20 min", "2 h" or "1d", not {value!r}'
-    )
-
-
-def _limit(value: Any, where: str) -> int:
-    if isinstance(value, str) and value.lower() in {"unlimited", "infinite"}:
-        return 0
-    found = minutes(value, where)
-    if found <= 0 or (found < 1 and not isinstance(value, str)):
-        raise BenchError(f'{where} must be a minute or more, not {value!r} (no limit is "unlimited")')
-    return -int(-found // 1)
-
-
-def memory(value: Any, where: str) -> int | None:
-    """``"8G"``, ``"500m"`` or a number of MB, in MB; 0 is all that a node has, ``"none"`` asks for none at all."""
-    known = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
-    if isinstance(value, str) and value.lower() == "none":
-        return None
-    text = value.upper() if isinstance(value, str) else ""
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text):
-        size = float(found[1]) * known[found[2]]
-        return max(1, int(size)) if size else 0
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise BenchError(f'{where} must be like "8G", a number of MB, 0 (a whole node) or "none", not {value!r}')
-
-
-def _share(value: Any, where: str) -> int:
-    found = memory(value, where)
-    if not found:
-        raise BenchError(f'{where} must be like "4G" or a number of MB, not {value!r}')
-    return found
-
-
-def _command(value: Any, where: str) -> str:
-    """Words, as a shell would split them; no shell sees them."""
-    try:
-        words = shlex.split(text(value, where))
-    except ValueError as error:
-        raise BenchError(f"{where}: {value!r} cannot be read as a command: {error}") from error
-    if not words:
-        raise BenchError(f'{where} must be a command, as "apptainer exec image.sif python", not {value!r}')
-    return str(value)
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list):
-        raise BenchError(f"{where} must be a list of texts, not {value!r}")
-    return tuple(text(one, where) for one in listed)
-
-
-def _extra(value: Any, where: str) -> tuple[tuple[str, Value], ...]:
-    found: dict[str, Value] = {}
-    for written, one in _table(value, where).items():
-        key = written.replace("_", "-")
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
-            raise BenchError(f'{where}: {written!r} is no parameter of sbatch; write it as in "mail-type"')
-        if key in _OURS:
-            raise BenchError(f"{where}: {written!r} is decided by bench; leave it out")
-        if key in {f.name.replace("_", "-") for f in dataclasses.fields(Resources)}:
-            raise BenchError(f"{where}: {written!r} has a key of its own: write it in [slurm] itself")
-        if not isinstance(one, (str, int, float)):
-            raise BenchError(f"{where}: {written} must be text, a number or true, not {one!r}")
-        found[key] = text(one, f"{where}: {written}") if isinstance(one, str) else one
-    return tuple(sorted(found.items()))
-
-
 _ASKS: dict[str, Callable[[Any, str], Any]] = {
-    "partition": text,
-    "account": text,
-    "qos": text,
-    "time": _limit,
-    "gpus": _gpus,
-    "cpus": _count(1),
-    "mem": memory,
-    "mem_per_cpu": _share,
-    "mem_per_gpu": _share,
-    "nodes": _count(1),
-    "constraint": text,
-    "exclude": _texts,
-    "parallelism": _count(1),
-    "setup": _texts,
-    "srun": _texts,
-    "python": _command,
-    "extra": _extra,
+    "partition": values.text,
+    "account": values.text,
+    "qos": values.text,
+    "time": values.limit,
+    "gpus": values.gpus,
+    "cpus": values.count(1),
+    "mem": values.memory,
+    "mem_per_cpu": values.share,
+    "mem_per_gpu": values.share,
+    "nodes": values.count(1),
+    "constraint": values.text,
+    "exclude": values.texts,
+    "parallelism": values.count(1),
+    "setup": values.texts,
+    "srun": values.texts,
+    "python": values.command,
+    "extra": lambda value, where: values.more_options(
+        value, where, [f.name for f in dataclasses.fields(Resources)]
+    ),
 }
-_POLICY: dict[str, Callable[[Any, str], Any]] = {"pack": minutes, "stall": minutes, "retries": _count(0)}
+_POLICY: dict[str, Callable[[Any, str], Any]] = {
+    "pack": values.minutes,
+    "stall": values.minutes,
+    "retries": values.count(0),
+}

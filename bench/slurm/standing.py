@@ -14,7 +14,7 @@ from bench import artifacts, store
 from bench.planning.plan import Planned
 from bench.records import BenchError
 from bench.shared import rows_of, strangers
-from bench.slurm import ledger
+from bench.slurm import hours, ledger
 
 _AT_WORK = {"running", "suspended"}
 BAD = {"failed", "oom", "timeout", "killed", "dead"}
@@ -61,8 +61,8 @@ def standing(loaded: Any, planned: Sequence[Planned], runs: Path, results: Path)
                 word = "queued"  # its job works at others first
             reason = f"job {view.job} died; bench submit goes on" if word == "dead" else _job(view)
             cells[name] = {"status": word, "reason": reason}
-    told = strangers(str(loaded.name), table, before, planned)
-    return Standing(loaded.name, cells, running, damage, told, ledger.spent(runs, loaded.name))
+    foreign = strangers(str(loaded.name), table, before, planned)
+    return Standing(loaded.name, cells, running, damage, foreign, hours.spent(runs, loaded.name))
 
 
 def _job(view: ledger.View) -> str:
@@ -107,12 +107,6 @@ def _worker(one: Mapping[str, Any], view: ledger.View) -> dict[str, Any]:
     }
 
 
-def hours(gpus: float, cores: float, account: str) -> str:
-    """What jobs cost, for people."""
-    whose = f" of account {account}" if account else ""
-    return f"{gpus:.2f} GPU-hours, {cores:.2f} core-hours{whose}"
-
-
 def lines(found: Standing, *, every: bool) -> Iterator[str]:
     """What a person reads: what went wrong, what runs, the counts."""
     for name, cell in found.cells.items():
@@ -128,5 +122,5 @@ def lines(found: Standing, *, every: bool) -> Iterator[str]:
     if found.strangers:
         yield found.strangers
     for account, (gpus, cores) in found.spent.items():
-        yield f"spent: {hours(gpus, cores, account)}"
+        yield f"spent: {hours.told(gpus, cores, account)}"
     yield f"{found.suite}: " + ", ".join(f"{n} {s}" for s, n in found.counts.items())

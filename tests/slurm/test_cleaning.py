@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bench import artifacts
-from bench.slurm import ledger
+from bench.slurm import hours
 
 OLD = time.time() - 30 * 86400
 
@@ -73,10 +73,10 @@ def test_what_is_spent_goes_and_no_result_with_it(spent, bench, home):
 
 def test_what_jobs_cost_stays_known(spent, bench, home):
     expected = {"lab": [2.0, 4.0]}  # two jobs of half an hour with 2 GPUs and 4 CPUs
-    assert ledger.spent(home / "runs", "toy") == expected
+    assert hours.spent(home / "runs", "toy") == expected
     bench("clean")
-    assert ledger.spent(home / "runs", "toy") == expected
-    assert ledger.spent(home / "runs", "other") == {}
+    assert hours.spent(home / "runs", "toy") == expected
+    assert hours.spent(home / "runs", "other") == {}
 
 
 def test_young_files_stay(spent, bench, home):

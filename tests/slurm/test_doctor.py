@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.slurm import doctor, resources, site
+from bench.slurm import doctor, probe, resources, site
 from bench.slurm.cluster import Limits, Node, Partition
 from bench.slurm.doctor import Finding
 from bench.slurm.resources import Resources
@@ -26,7 +26,7 @@ def test_lines_are_plain_text():
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    (only,) = doctor._slurm(tmp_path / "runs", Resources(), probe=True)
+    (only,) = doctor._slurm(tmp_path / "runs", Resources(), look=True)
     assert (only.name, only.ok) == ("SLURM", None)
     assert "bench run does not" in only.text
     assert not (tmp_path / "runs").exists()
@@ -37,15 +37,15 @@ def test_a_broken_slurm_is_a_finding(tmp_path, monkeypatch):
         (tmp_path / name).write_text("#!/bin/sh\necho 'error: no conf' >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = by_name(doctor._slurm(tmp_path, Resources(), probe=True))
+    found = by_name(doctor._slurm(tmp_path, Resources(), look=True))
     assert found["commands"].ok is False
     assert found["controller"] == Finding("controller", False, "scontrol: error: no conf")
 
 
 def test_what_a_node_sees_of_the_folder(tmp_path):
-    assert doctor.on_node(tmp_path / "elsewhere")["word"] == ""
+    assert probe.on_node(tmp_path / "elsewhere")["word"] == ""
     (tmp_path / "here").write_text("word")
-    said = doctor.on_node(tmp_path)
+    said = probe.on_node(tmp_path)
     assert said["word"] == "word"
     assert len(said["milliseconds"]) == 5
     assert (tmp_path / "there").exists()
@@ -54,19 +54,19 @@ def test_what_a_node_sees_of_the_folder(tmp_path):
 def test_the_folder_is_shared_slow_or_another_one(tmp_path):
     said = {"word": tmp_path.name, "node": "n1", "milliseconds": [1.0, 2.0, 900.0]}
     (tmp_path / "there").write_text("x")
-    (well,) = doctor._shared(tmp_path, tmp_path, said)
+    (well,) = probe._shared(tmp_path, tmp_path, said)
     assert well.ok
     assert "2.0 ms" in well.text
-    (slow,) = doctor._shared(tmp_path, tmp_path, {**said, "milliseconds": [80.0]})
+    (slow,) = probe._shared(tmp_path, tmp_path, {**said, "milliseconds": [80.0]})
     assert slow.ok is None
     assert "slow" in slow.text
-    (other,) = doctor._shared(tmp_path, tmp_path, {**said, "word": ""})
+    (other,) = probe._shared(tmp_path, tmp_path, {**said, "word": ""})
     assert other.ok is False
     assert "choose --runs on a shared disk" in other.text
 
 
 def test_what_was_made_for_the_look_goes_again(tmp_path):
-    with doctor._meeting_point(tmp_path / "a" / "b") as place:
+    with probe._meeting_point(tmp_path / "a" / "b") as place:
         assert (place / "here").read_text() == place.name
     assert list(tmp_path.iterdir()) == []
 
@@ -142,17 +142,17 @@ def test_limits_of_associations_are_told(monkeypatch):
 
 @pytest.mark.parametrize(("apart", "ok"), [(-3, True), (0, True), (4, True), (60, False), (-60, False)])
 def test_a_clock_that_goes_wrong_is_told(apart, ok):
-    found = doctor._clocks({"node": "n1", "time": 1000.0 + apart}, 1000.0, 1001.0)
+    found = probe._clocks({"node": "n1", "time": 1000.0 + apart}, 1000.0, 1001.0)
     assert found.ok == ok
 
 
 def test_locks_that_do_not_reach_a_node_are_told(tmp_path):
-    assert doctor._locked(tmp_path) == "free"
-    with doctor.artifacts.lock(tmp_path):
-        assert doctor._locked(tmp_path) == "held"
-    assert doctor._locks({"locked": "held", "node": "n1"}).ok
-    assert "do not reach the nodes" in doctor._locks({"locked": "free", "node": "n1"}).text
-    assert "(No locks available)" in doctor._locks({"locked": "No locks available", "node": "n1"}).text
+    assert probe._locked(tmp_path) == "free"
+    with probe.artifacts.lock(tmp_path):
+        assert probe._locked(tmp_path) == "held"
+    assert probe._locks({"locked": "held", "node": "n1"}).ok
+    assert "do not reach the nodes" in probe._locks({"locked": "free", "node": "n1"}).text
+    assert "(No locks available)" in probe._locks({"locked": "No locks available", "node": "n1"}).text
 
 
 def test_what_jobs_ask_for_is_what_submit_asks_for(suite, home, monkeypatch):
@@ -209,7 +209,7 @@ def test_a_real_cluster(slurm, home, monkeypatch):
     assert {"GPUs here", "faiss", "data digits"} <= set(found)
     assert not (home / "runs").exists()
     monkeypatch.setattr(sys, "executable", "/no such/python")
-    missing = by_name(doctor._nodes(home / "runs", Resources(), gpus=False))
+    missing = by_name(probe.nodes(home / "runs", Resources(), gpus=False))
     assert missing["Python on nodes"].ok is False
     assert "/no such/python" in missing["Python on nodes"].text
     assert not (home / "runs").exists()

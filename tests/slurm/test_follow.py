@@ -9,7 +9,7 @@ import pytest
 
 from bench.launch import Places
 from bench.records import BenchError
-from bench.slurm import cluster, follow, ledger
+from bench.slurm import cluster, follow, ledger, sweeping
 from bench.slurm.jobs import JobState
 
 HELD = JobState("PENDING", "launch failed requeued held", queued=True)
@@ -62,10 +62,10 @@ def test_a_held_job_that_may_not_be_canceled_is_closed_all_the_same(tmp_path, mo
 
     monkeypatch.setattr(cluster, "cancel", refuse)
     one = ledger.View(submission(tmp_path), 0, "7", HELD, {})
-    assert "could not be launched" in ledger._bury(one, Places(*[tmp_path] * 4))
+    assert "could not be launched" in sweeping._bury(one, Places(*[tmp_path] * 4))
     monkeypatch.setattr(ledger, "submissions", lambda _: [one.submission])
     monkeypatch.setattr(ledger, "views", lambda _: [one])
-    ledger.sweep(tmp_path, Places(*[tmp_path] * 4))
+    sweeping.sweep(tmp_path, Places(*[tmp_path] * 4))
     assert ledger.exits(one.submission) == {0}
 
 

@@ -16,7 +16,7 @@ import pytest
 import bench
 from bench.planning import plan
 from bench.planning.suite import load
-from bench.slurm import resources, sbatch
+from bench.slurm import resources, sbatch, values
 from bench.slurm.resources import Resources
 
 PAGE = (Path(bench.__file__).parent / "slurm" / "README.md").read_text("utf-8")
@@ -34,7 +34,7 @@ BLOCKS = {
     ],
 )  # fmt: skip
 def test_times(written, minutes):
-    assert resources._limit(written, "time") == minutes
+    assert values.limit(written, "time") == minutes
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_times(written, minutes):
      ("1T", 1024**2), ("1t", 1024**2), (700, 700), (0, 0), ("0", 0), ("none", None)],
 )  # fmt: skip
 def test_memory(written, megabytes):
-    assert resources.memory(written, "mem") == megabytes
+    assert values.memory(written, "mem") == megabytes
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from bench import artifacts, store
 from bench.planning import plan
 from bench.planning.suite import load
-from bench.slurm import ledger, resources, sbatch, submission
+from bench.slurm import draft, ledger, resources, sbatch
 from bench.slurm.resources import Resources
 
 SLURM = '\n[slurm]\nmem = "2G"\ncpus = 1\npack = 0\n'
@@ -44,7 +44,7 @@ def test_parameters_name_what_sbatch_is_to_be_told():
     ],
 )
 def test_what_may_be_tried_again(outcome, retries, lost):
-    assert submission._hopeless(outcome, retries) == lost
+    assert draft._hopeless(outcome, retries) == lost
 
 
 def test_a_percent_sign_in_the_folder_is_told(home, suite, bench):

@@ -15,7 +15,7 @@ from bench import artifacts, store
 from bench.launch import Places
 from bench.planning import plan
 from bench.planning.suite import load
-from bench.slurm import cluster, ledger, resources, submission
+from bench.slurm import cluster, draft, ledger, resources, submission, sweeping
 from bench.slurm.supervisor import Beat
 
 
@@ -32,7 +32,7 @@ def written(places, monkeypatch, home):
     def write(path):
         loaded = load(str(path))
         rules = resources.rules(loaded)
-        found = submission.draft(plan.cells(loaded), rules, places, [], cluster.Limits(1000, accounting=True))
+        found = draft.draft(plan.cells(loaded), rules, places, [], cluster.Limits(1000, accounting=True))
         return submission._written(found.arrays, rules, places)
 
     return write
@@ -198,7 +198,7 @@ def test_suspects_are_what_the_heartbeat_names_else_the_first_in_order(suite, pl
 
     def accused(beat):
         view = ledger.View(made, 0, "1", None, beat)
-        return [ledger.artifacts.training_id(t.training) for t in ledger.suspects(view, places)]
+        return [ledger.artifacts.training_id(t.training) for t in sweeping.suspects(view, places)]
 
     assert accused({"workers": 2, "running": [{"training": names[2]}]}) == [names[2]]
     assert accused({"workers": 2, "running": []}) == names[:2]
