@@ -286,6 +286,22 @@ def get(name: str, data: Path) -> int:
 
 
 @data.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--images-per-class", type=int, help="Of the training set.  [default: enough for built-in suites]"
+)
+@click.option("--form", default="", help="Of CIFAR: python or binary.  [default: python]")
+def standin(name: str, folder: Path, images_per_class: int | None, form: str) -> int:
+    """Write a small, made-up set in dataset NAME's own form on disk below FOLDER, to be tried with --data FOLDER."""
+    from bench.data import standins
+
+    place = standins.write(name, folder, images_per_class=images_per_class, form=form)
+    click.echo(f"{place}: a stand-in of {name}; read it with --data {folder}")
+    return 0
+
+
+@data.command()
 @click.option("--voc", "folder", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--side", default=128, show_default=True, help="Pixels a side.")
 @click.option("--objects", default=4, show_default=True, help="At most so many an image.")

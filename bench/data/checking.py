@@ -15,11 +15,11 @@ from bench.contracts import Dataset, Samples
 from bench.cores import usable_cores
 from bench.data._telling import Telling
 from bench.data.sources import Streamed
+from bench.data.standins import is_standin
 from bench.records import BenchError
 
 T = TypeVar("T")
 
-STANDIN = "STANDIN.json"  # beside files that only have the form of a published set
 
 PUBLISHED = {
     "imagenet": {"train": 1_281_167, "val": 50_000},
@@ -49,12 +49,12 @@ class Report:
 
 def check(dataset: Dataset, root: Path, *, deep: bool) -> Report:
     """Look at all files of a dataset; with ``deep``, decode every image."""
-    problems = dataset.check(root)
+    marked = is_standin(dataset.name, root)
+    problems = Dataset.check(dataset, root) if marked else dataset.check(root)
     if problems:
-        return Report([], problems, standin=False)
+        return Report([], problems, marked)
     files = dataset.paths(root)
     problems = [line for line in _each(_damage, files, f"{dataset.name}: files") if line]
-    marked = _standin(files, root)
     splits = ("train", dataset.test_split) if marked else dataset.splits
     counts = []
     for split in splits if files else ():
@@ -65,11 +65,6 @@ def check(dataset: Dataset, root: Path, *, deep: bool) -> Report:
         if deep:
             problems += _undecodable(samples, f"{dataset.name} {split}: images")
     return Report(counts, list(dict.fromkeys(problems)), marked)
-
-
-def _standin(files: Sequence[Path], root: Path) -> bool:
-    places = {root, *(folder for path in files[:1] for folder in path.parents if folder.is_relative_to(root))}
-    return any((place / STANDIN).is_file() for place in places)
 
 
 def _counted(samples: Samples) -> str:
