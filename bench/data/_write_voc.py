@@ -79,7 +79,7 @@ def _images(part: Samples, ids: Sequence[str], folder: Path) -> None:
         picture.save(folder / "JPEGImages" / f"{name}.jpg", quality=QUALITY, subsampling=0)
         ET.ElementTree(_annotation(name, image.shape, found)).write(folder / "Annotations" / f"{name}.xml")
         painted = Image.fromarray(mask.numpy()).convert("P")
-        painted.putpalette(_palette())
+        painted.putpalette(palette())
         painted.save(folder / "SegmentationClass" / f"{name}.png")
 
 
@@ -120,7 +120,7 @@ def _lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), "ascii")
 
 
-def _palette() -> list[int]:
+def palette() -> list[int]:
     """VOC's colors: the bits of a class, spread over red, green and blue from the highest down."""
     spread = [
         [sum((c >> (3 * b + k) & 1) << (7 - b) for b in range(3)) for k in range(3)] for c in range(256)

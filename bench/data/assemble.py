@@ -21,6 +21,7 @@ from bench.contracts import Dataset, Images, Samples, Target, TrainingSet
 from bench.data import sources, splits
 from bench.data._lazy import Lazy
 from bench.data.splits import Indices
+from bench.data.standins import is_standin
 from bench.records import Aim, BenchError, Data
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ def training_set(
         visible = splits.noisy(visible, data.label_noise, dataset.name, data.label_split, classes)
         labels = torch.from_numpy(visible[chosen]).to(device)
     images = pool.images if len(chosen) == len(pool.labels) else sources.subset(pool.images, chosen)
-    info = _info(shown, held) | {"images": len(chosen), "unlabeled": len(hidden)}
+    info = _info(shown, held, dataset, root) | {"images": len(chosen), "unlabeled": len(hidden)}
     return TrainingSet(images.to(device), labels, classes, dataset.flip), info
 
 
@@ -97,9 +98,9 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
 
     :raises BenchError: more labels or images than there are; missing files.
     """
-    train = dataset.load("train", root)
+    train = _load(dataset, "train", root)
     classes = _classes(train)
-    judged = _within(dataset.load(dataset.test_split, root), aim)
+    judged = _within(_load(dataset, dataset.test_split, root), aim)
     if aim.classes:
         classes = np.where(np.isin(classes, aim.classes), classes, -1)
     size = _validation_size(aim, len(train), _class_count(dataset, root))
@@ -116,7 +117,13 @@ def target(aim: Aim, dataset: Dataset, root: Path, device: torch.device) -> tupl
         flip=dataset.flip,
         class_names=dataset.facts(root).class_names,
     )
-    return parts, _info(shown, held)
+    return parts, _info(shown, held, dataset, root)
+
+
+def _load(dataset: Dataset, split: str, root: Path) -> Samples:
+    """One split; that it is a stand-in's shows in its name, so that nothing kept under the name is taken for more."""
+    found = dataset.load(split, root)
+    return replace(found, name=f"standin-{found.name}") if is_standin(dataset.name, root) else found
 
 
 def _within(samples: Samples, aim: Aim) -> Samples:
@@ -172,13 +179,13 @@ def _classes(samples: Samples) -> NDArray[np.int64]:
 
 
 def _pool(data: Data, dataset: Dataset, root: Path) -> _Pool:
-    train = dataset.load("train", root)
+    train = _load(dataset, "train", root)
     if not data.extra:
         return _Pool(train.images, _classes(train), len(train))
     found = [split for split in EXTRA if split in dataset.splits]
     if not found:
         raise BenchError(f"data.extra: {dataset.name} has no extra images; write extra = false")
-    extra = dataset.load(found[0], root)
+    extra = _load(dataset, found[0], root)
     unknown = np.full(len(extra), -1, np.int64)
     labels = np.concatenate([_classes(train), unknown if extra.labels is None else _classes(extra)])
     return _Pool(sources.joined(train.images, extra.images), labels, len(train))
@@ -221,9 +228,11 @@ def _count(value: int | str, what: str) -> int:
     return value
 
 
-def _info(shown: Indices, held: Indices) -> Info:
+def _info(shown: Indices, held: Indices, dataset: Dataset, root: Path) -> Info:
+    """What rows and records say of the choice; a stand-in's are not taken for the real set's."""
+    digest = splits.split_digest(shown) if len(shown) else ""
     return {
-        "split_digest": splits.split_digest(shown) if len(shown) else "",
+        "split_digest": f"standin-{digest}" if is_standin(dataset.name, root) else digest,
         "validation_digest": splits.split_digest(held) if len(held) else "",
         "labeled": len(shown),
         "validation": len(held),

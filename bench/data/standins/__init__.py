@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.data.standins import tables, trees
+from bench.data.standins import tables, trees, voc
 from bench.records import BenchError
 
 MARKER = "STANDIN.json"
@@ -34,7 +34,13 @@ _SETS = {
         ("cifar-10-batches-py", "cifar-10-batches-bin"), 1400, tables.cifar10, ("python", "binary")
     ),
     "cifar100": _Set(("cifar-100-python", "cifar-100-binary"), 140, tables.cifar100, ("python", "binary")),
+    "svhn": _Set(("svhn",), 1600, tables.svhn),
+    "stl10": _Set(("stl10_binary",), 50, tables.stl10),
     "imagenet": _Set(("imagenet",), 3, trees.imagenet),
+    "places205": _Set(("places205",), 3, trees.places205),
+    "places365": _Set(("places365",), 3, trees.places365),
+    "voc2007": _Set(("VOCdevkit/VOC2007",), 8, voc.voc2007),
+    "voc2012": _Set(("VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"), 8, voc.voc2012),
 }
 NAMES: tuple[str, ...] = tuple(_SETS)
 

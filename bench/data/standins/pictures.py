@@ -30,7 +30,8 @@ def textures(labels: NDArray[Any], height: int, width: int, rng: np.random.Gener
     thirds = np.array([0, 1 / 3, 2 / 3], np.float32)
     color = 128 + 70 * np.sin(2 * np.pi * (c[..., None] * _GOLDEN + thirds))
     noise = rng.integers(-20, 21, (n, height, width, 3), np.int8)
-    return np.clip(color + 36 * wave[..., None] + noise, 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(color + 36 * wave[..., None] + noise, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def picture(label: int, width: int, height: int, rng: np.random.Generator) -> Image.Image:

@@ -149,7 +149,7 @@ class _Python2(pickle._Pickler):  # noqa: SLF001 - the only pickler whose string
     def save_string(self, value: str | bytes) -> None:
         data = value.encode("latin1") if isinstance(value, str) else value
         head = pickle.SHORT_BINSTRING + bytes([len(data)]) if len(data) < 256 else b""
-        self.write(head or pickle.BINSTRING + len(data).to_bytes(4, "little"))
-        self.write(data)
+        head = head or pickle.BINSTRING + len(data).to_bytes(4, "little")
+        self.write(head + data)  # type: ignore[attr-defined]  # typeshed
 
     dispatch[str] = dispatch[bytes] = save_string
