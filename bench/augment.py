@@ -125,25 +125,56 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """Inception's crop: an area fraction in ``scale``, an aspect in ``ratio``, resampled to ``side`` bilinearly."""
+    """Inception's crop: an area fraction in ``scale``, an aspect in ``ratio``, resampled to ``side`` bilinearly.
+
+    Where a window may be larger than ``side``, it has whole pixels, as torchvision's, and is antialiased as the test
+    view is.
+    """
 
     side: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        n, _, height, width = images.shape
+        height, width = images.shape[-2:]
         area = draws.uniform(low=self.scale[0], high=self.scale[1]) * height * width
         aspect = torch.exp(draws.uniform(low=math.log(self.ratio[0]), high=math.log(self.ratio[1])))
         w = torch.sqrt(area * aspect).clamp(max=width)
         h = torch.sqrt(area / aspect).clamp(max=height)
-        x = draws.uniform() * (width - w) + w / 2
-        y = draws.uniform() * (height - h) + h / 2
+        x, y = draws.uniform(), draws.uniform()
+        if max(height, width) <= self.side:
+            return self._enlarged(images, x * (width - w) + w / 2, y * (height - h) + h / 2, w, h)
+        w, h = w.round().clamp(min=1), h.round().clamp(min=1)
+        left, top = (x * (width - w)).round(), (y * (height - h)).round()
+        if len(images) == 1:
+            rows, columns = (slice(int(start), int(start + size)) for start, size in ((top, h), (left, w)))
+            window = unit(images[..., rows, columns])
+            return F.interpolate(window, (self.side, self.side), mode="bilinear", antialias=True)
+        n, c = images.shape[:2]
+        across, down = _triangles(left, w, width, self.side), _triangles(top, h, height, self.side)
+        flat = torch.bmm(unit(images).reshape(n, c * height, width), across.transpose(1, 2))
+        return torch.matmul(down[:, None], flat.view(n, c, height, self.side))
+
+    def _enlarged(self, images: Tensor, x: Tensor, y: Tensor, w: Tensor, h: Tensor) -> Tensor:
+        """Windows of any size around (x, y), none of which has more pixels than the view."""
+        n, _, height, width = images.shape
         theta = torch.zeros(n, 2, 3, device=images.device)
         theta[:, 0, 0], theta[:, 0, 2] = w / width, 2 * x / width - 1
         theta[:, 1, 1], theta[:, 1, 2] = h / height, 2 * y / height - 1
         grid = F.affine_grid(theta, [n, 3, self.side, self.side], align_corners=False)
         return F.grid_sample(unit(images), grid, padding_mode="reflection", align_corners=False)
+
+
+def _triangles(start: Tensor, size: Tensor, length: int, side: int) -> Tensor:
+    """What each of ``side`` pixels takes of a line's: (N, side, length), the antialiased filter of F.interpolate."""
+    step = (size / side)[:, None, None]
+    begin = start[:, None, None]
+    center = begin + step * (torch.arange(side, device=start.device)[:, None] + 0.5)
+    place = torch.arange(length, device=start.device) + 0.5
+    weights = (1 - (place - center).abs() / step.clamp(min=1)).clamp(min=0)
+    inside = (place > begin) & (place < begin + size[:, None, None])
+    weights = weights * inside
+    return weights / weights.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)

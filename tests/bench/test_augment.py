@@ -159,6 +159,29 @@ def test_a_resized_crop_is_a_resized_slice(images):
     torch.testing.assert_close(view[inner], wanted[inner], rtol=0, atol=1e-5)
 
 
+def test_a_resized_crop_has_the_low_pass_of_the_test_view():
+    rows = torch.arange(672)
+    board = ((rows[:, None] + rows) % 2 * 255).to(torch.uint8).expand(2, 3, 672, 672)
+    for part in (board, board[:1]):
+        crop = ResizedCrop(224, scale=(1.0, 1.0), ratio=(1.0, 1.0))(part, draws(len(part)))
+        assert crop.std() < 0.01
+        torch.testing.assert_close(crop, Resize(224)(part, draws(len(part))), rtol=0, atol=1e-4)
+
+
+def test_a_shrunk_window_is_torchvisions():
+    images = torch.randint(
+        0, 256, (5, 3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+    # A quarter of the area at (1, 0.5), of aspect 1: 52 x 52 pixels from row 19 and column 68 on.
+    given = Given(5, 0.25, 0.0, 1.0, 0.5)
+    wanted = tv.resized_crop(
+        unit(images), 19, 68, 52, 52, [40, 40], InterpolationMode.BILINEAR, antialias=True
+    )
+    torch.testing.assert_close(ResizedCrop(40)(images, given), wanted, rtol=0, atol=1e-5)
+    alone = ResizedCrop(40)(images[:1], Given(1, 0.25, 0.0, 1.0, 0.5))
+    torch.testing.assert_close(alone, wanted[:1], rtol=0, atol=1e-5)
+
+
 def test_resized_crops_cover_the_area_and_aspect_that_were_asked():
     side = 64
     ys, xs = torch.meshgrid(*[torch.arange(side) / side] * 2, indexing="ij")
