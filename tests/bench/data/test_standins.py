@@ -96,6 +96,15 @@ def test_a_folder_without_the_marker_is_left_alone(tmp_path, form):
         standins.write("cifar10", tmp_path, images_per_class=2, form=form)
 
 
+@pytest.mark.parametrize("name", ["test_batch", "notes.txt"])
+def test_files_put_into_a_stand_in_are_left_alone(tmp_path, name):
+    folder = standins.write("cifar10", tmp_path, images_per_class=2)
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises(BenchError, match=f"holds {name}, which is not a stand-in's"):
+        standins.write("cifar10", tmp_path, images_per_class=2)
+    assert (folder / name).read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
