@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,14 @@ import torch
 
 from bench import distributed
 from bench.records import BenchError
+
+# How torch, CUDA and its libraries tell in words, by a plain RuntimeError, what their error classes do not.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|cannot allocate memory|unable to allocate|out of memory"
+    r"|\w+_STATUS_(INTERNAL_ERROR_DEVICE_)?ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation|std::bad_alloc",
+    re.IGNORECASE,
+)
+_KILLED = re.compile(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly).*")
 
 
 class SkipError(Exception):
@@ -29,18 +39,30 @@ def guarded(action: Callable[[], dict[str, Any]], log: Path) -> dict[str, Any]:
     except BenchError as error:
         if isinstance(error.__cause__, OSError) and "cannot be written" in str(error):
             raise  # a full disk concerns everything, not this cell
+        if _out_of_memory(error.__cause__):
+            return {"status": "oom", "reason": f"out of memory: {error}"}
         return {"status": "failed", "reason": str(error), "input": True}
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return {
-            "status": "oom",
-            "reason": f"out of memory: {str(error).splitlines()[0] if str(error) else ''}",
-        }
     except Exception as error:  # noqa: BLE001 - a unit may raise anything, and must cost only its own cells
-        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
-            file.write(traceback.format_exc() + "\n")
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        first = (str(error).splitlines() or [""])[0]
-        return {
-            "status": "failed",
-            "reason": f"{type(error).__name__}: {first} ({Path(frame.filename).name}:{frame.lineno})",
-        }
+        return _judged(error, log)
+
+
+def _judged(error: Exception, log: Path) -> dict[str, str]:
+    """What was raised by kind: want of memory and a death are tried again, what a unit did wrong is not."""
+    first = (str(error).splitlines() or [""])[0]
+    if _out_of_memory(error):
+        return {"status": "oom", "reason": f"out of memory: {first}"}
+    if isinstance(error, RuntimeError) and (death := _KILLED.search(str(error))):
+        return {"status": "killed", "reason": death[0].strip()}
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)) + "\n")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return {"status": "failed", "reason": f"{type(error).__name__}: {first} ({where})"}
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was missing, whatever class of error says so."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))

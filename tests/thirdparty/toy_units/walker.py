@@ -24,7 +24,7 @@ class Walker(Method):
     batch_size: int = 12
     noise: float = 0.0
     groups: tuple[int, ...] = (1, 2)
-    trouble: str = ""  # raise, kill, exit, oom, nan, slow
+    trouble: str = ""  # raise, kill, exit, oom, allocate, nan, slow
     trouble_seed: int = -1  # only for this seed; -1: for all
     trouble_file: str = ""  # only while this file does not exist: it is made just before
 
@@ -69,6 +69,8 @@ class Walker(Method):
             os._exit(7)
         if self.trouble == "oom":
             raise torch.OutOfMemoryError("no memory is left")
+        if self.trouble == "allocate":
+            torch.empty(10**15)
         if self.trouble == "slow":
             time.sleep(60)
         if self.trouble == "raise":
