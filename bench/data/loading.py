@@ -12,8 +12,10 @@ import functools
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import threading
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import util
@@ -31,6 +33,7 @@ from bench.draws import Draws
 from bench.records import BenchError
 
 SILENT = 30  # seconds, in which this process ran: so long may one image take
+_START = 120  # seconds, in which a first process imports torch
 _POLL = 5  # seconds between two looks at workers that deliver nothing
 _KEPT = 3  # idle groups of workers: training, validation and test images of one evaluation
 # Of the server that workers come from; its tracker else tells of what a killed process left, and then removes it.
@@ -133,7 +136,15 @@ class _Batches(TorchDataset[list[Tensor] | BenchError]):
     """
 
     def __init__(self, reader: Reader, ticks: Tensor) -> None:
-        self.reader, self.ticks = reader, ticks
+        self.packed, self.ticks = (
+            cloudpickle.dumps(reader),
+            ticks,
+        )  # also of a class that the program itself defines
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        reader: Reader = pickle.loads(self.packed)  # noqa: S301 - our own, from the process that started us
+        return reader
 
     def __getitem__(self, request: Request) -> list[Tensor] | BenchError:
         worker = torch.utils.data.get_worker_info()
@@ -323,14 +334,18 @@ def _try_server() -> None:
     """Whether a process can be started at all: a loader that is half made cleans up loudly."""
     one = multiprocessing.get_context(_context()).Process(target=os.getpid)  # type: ignore[attr-defined]  # typeshed
     one.start()
-    one.join()
+    one.join(_START)
+    if one.exitcode is None:
+        one.kill()
+        raise OSError(f"a first process did not end within {_START} s")
     if one.exitcode:
         raise OSError(f"a first process ended with exit code {one.exitcode}")
 
 
 @contextlib.contextmanager
 def _surroundings() -> Iterator[None]:
-    """What workers start in: no module of the working folder stands before the installed ones, and sockets have room.
+    """What workers start in: no module of the working folder stands before the installed ones, sockets have room, and
+    the program that runs here is not run again by each of them, as Python would where it has no guard.
 
     :raises BenchError: no folder for temporary files has a path that is short enough for a socket.
     """
@@ -340,13 +355,14 @@ def _surroundings() -> Iterator[None]:
             f"TMPDIR: {tempfile.gettempdir()} is too long for sockets: write a path of at most {_SOCKET} bytes"
         )
     usual, before = tempfile.tempdir, {name: os.environ.get(name) for name in _ENVIRONMENT}
+    program, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
     tempfile.tempdir = short
     os.environ.update(_ENVIRONMENT)
     try:
         util.get_temp_dir()  # made once a process, and handed on to its workers
         yield
     finally:
-        tempfile.tempdir = usual
+        tempfile.tempdir, sys.modules["__main__"] = usual, program
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:

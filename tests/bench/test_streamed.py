@@ -222,6 +222,19 @@ def test_a_silent_data_worker_is_told(started):
     assert not any(_signal(worker, 0) for worker in workers)
 
 
+def test_a_program_without_a_guard_is_not_run_again_by_its_data_workers(home, places, monkeypatch):
+    monkeypatch.setenv("BENCH_DATA", str(places))
+    Path("bare.toml").write_text(SUITE)
+    Path("bare.py").write_text(
+        "import sys; open('begun', 'a').write('x'); from bench.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "bare.py", "run", "bare.toml", "--jobs", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path("begun").read_text() == "x"
+    assert {row[3] for row in values("bare")} == {"ok"}
+
+
 def test_data_workers_that_cannot_start_are_told(home, places, monkeypatch):
     monkeypatch.setenv("BENCH_DATA", str(places))
     Path("none.toml").write_text(SUITE)
