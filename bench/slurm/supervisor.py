@@ -91,6 +91,7 @@ class Supervision:
         todo = [task for record in pack["tasks"] if (task := beat.left(record))]
         todo = beat.without_hopeless(todo)
         beat.write(force=True)
+        told(f"start {beat.starts}: {len(todo)} trainings are left, {count} workers")
         step = srun(pack["nodes"], pack["processes"], pack["threads"], pack["srun"])
         crew = Crew(count, len(visible()) or pack["devices"], pack["stall"] * 60, pack["processes"], step)
         crew.python = shlex.split(pack["python"]) or crew.python
@@ -104,9 +105,20 @@ class Supervision:
             beat.write()
         self.paused |= self.deadline is not None and beat.unbegun > 0
         beat.saved = self.paused and beat.moved(todo)
+        told(
+            ("told to stop, " + ("saved" if beat.saved else "with nothing to save"))
+            if self.paused
+            else "all is done"
+        )
         beat.write(force=True)
         if not self.paused:
             ledger.close(self.submission, self.index, "done", "", problems=beat.ended)
+
+
+def told(text: str) -> None:
+    """A line into the job's log."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} job {os.environ.get('SLURM_JOB_ID', '')}: {text}\n")
+    sys.stderr.flush()
 
 
 # ---- workers -------------------------------------------------------------------------------------
