@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench import showing
+from bench import rehearse, showing
 from bench.records import BenchError
 from bench.shared import chosen as _chosen
 from bench.shared import data_option as _data
@@ -344,7 +344,7 @@ def convert(source: Path, target: Path, order: str, base: int, ids: Path | None)
     return 0
 
 
-for command in (*showing.COMMANDS, *commands.COMMANDS):
+for command in (*showing.COMMANDS, *commands.COMMANDS, *rehearse.COMMANDS):
     cli.add_command(command)
 
 

@@ -20,8 +20,9 @@ from bench.records import BenchError
 # Unit code of ours; a third party's whole package counts as its unit code.
 _OURS = ("methods", "protocols", "bench.backbones", "bench.data")
 
-# Class-level texts that only say where a unit comes from or what pictures call things, and change no number.
-DOCUMENTS = ("class_names", "from_description")
+# Class-level texts that only say where a unit comes from, what pictures call things or what a rehearsal makes
+# smaller, and change no number.
+DOCUMENTS = ("class_names", "from_description", "shrinks")
 
 
 @functools.cache

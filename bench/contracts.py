@@ -467,6 +467,7 @@ class Run(abc.ABC):
     taps: tuple[
         Tap, ...
     ] = ()  # what all frozen protocols of this model will read: one forward pass serves them
+    steps: int = 0  # a rehearsal: at most so many of each descent, its first ones and its last; 0: all
     cache: Cache
     weights_digest: str = ""  # of the model that is judged
     features: str = "float32"  # as what frozen features are kept and read: or "float16"
@@ -528,6 +529,9 @@ class Method(abc.ABC):
     """A pretrainer. Subclasses are frozen dataclasses, one a file; the file's name is the method's."""
 
     kind: ClassVar[str] = "method"
+    # Fields that a rehearsal on few images makes smaller: "batch" (with the batch), "images" (as many as there are).
+    # No part of a unit's digest (bench.code).
+    shrinks: ClassVar[Mapping[str, str]] = MappingProxyType({})
     paper: ClassVar[str]  # authors, title, venue: where the algorithm comes from
     # What could not be read in the authors' own code, and why: `bench list` says "from description". No part of
     # a unit's digest (bench.code).
@@ -576,6 +580,7 @@ class Evaluation(abc.ABC):
     kind: ClassVar[str] = "protocol"
     paper: ClassVar[str]
     from_description: ClassVar[str] = ""  # as a method's
+    shrinks: ClassVar[Mapping[str, str]] = MappingProxyType({})  # as a method's
     needs: ClassVar[TargetNeeds] = TargetNeeds()
 
     def taps(self, encoder: Encoder) -> Sequence[Tap]:

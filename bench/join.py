@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import TextIO
 
 from bench import pause
@@ -28,7 +27,7 @@ def main() -> int:
     from bench.distributed import from_environment
     from bench.worker import Place, follow
 
-    place = Place(*(Path(message["place"][k]) for k in ("runs", "data", "cache")))
+    place = Place.told(message["place"])
     try:
         return 0 if follow(training_from(message["training"]), place, from_environment()) else 1
     except pause.PausedError:

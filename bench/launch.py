@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from typing import Any
 from bench import artifacts
 from bench.cores import usable_cores
 from bench.planning.plan import Planned, trainings
-from bench.records import BenchError, Cell, Training, plain
+from bench.records import BenchError, Cell, Rehearsal, Training, plain
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ def _depth(training: Training) -> int:
 
 
 class Executor(abc.ABC):
-    """Works tasks off and tells what happens."""
+    """Works tasks off and tells what happens.
+
+    ``rehearsal``: few images and few steps of everything, else all as in a run.
+    """
+
+    rehearsal: Rehearsal | None = None
 
     @abc.abstractmethod
     def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]: ...
@@ -88,7 +94,7 @@ class InProcess(Executor):
     def run(self, todo: Sequence[Task], places: Places) -> Iterator[Event]:
         from bench.worker import Job, Place, work
 
-        place = Place(places.runs, places.data, places.cache)
+        place = Place(places.runs, places.data, places.cache, self.rehearsal)
         for task in todo:
             yield Event("start", task)
             problems = work(Job(task.training, task.cells), place, lambda *_: None)
@@ -214,7 +220,10 @@ class LocalProcesses(Executor):
         self.events.put((key, None))
 
     def _send(self, key: int, task: Task, places: Places) -> None:
-        place = {k: str(artifacts.as_given(getattr(places, k))) for k in ("runs", "data", "cache")}
+        place: dict[str, Any] = {
+            k: str(artifacts.as_given(getattr(places, k))) for k in ("runs", "data", "cache")
+        }
+        place["rehearsal"] = dataclasses.asdict(self.rehearsal) if self.rehearsal else None
         message = {"training": plain(task.training), "cells": [plain(c) for c in task.cells], "place": place}
         self._write(key, message)
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +43,7 @@ def assigned() -> bool:
 
 
 @contextlib.contextmanager
-def started(training: Training, name: str, places: dict[str, Path]) -> Iterator[Join]:
+def started(training: Training, name: str, place: dict[str, Any]) -> Iterator[Join]:
     """The processes of a training, this one being rank 0; they work while the block lasts.
 
     :param name: of the training, by which all know that they mean the same.
@@ -61,7 +60,7 @@ def started(training: Training, name: str, places: dict[str, Path]) -> Iterator[
         )
     store, seat = distributed.opened(seat)
     store.set("training", name)
-    message = {"training": plain(training), "place": {k: str(v) for k, v in places.items()}}
+    message = {"training": plain(training), "place": place}
     peers = [] if _assigned else [_start(seat, rank, message) for rank in range(1, training.processes)]
     failed = True
     try:

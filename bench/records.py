@@ -213,6 +213,18 @@ class Cell:
     skip: str = field(default="", compare=False)  # the reason why this cell cannot be measured
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """How a run is shortened to see whether it comes to its end.
+
+    :param images: at most so many of each split of a dataset.
+    :param steps: at most so many of each descent: its first ones and its last.
+    """
+
+    images: int
+    steps: int
+
+
 def freeze(value: Any) -> Value:
     """Lists become tuples, so that settings can be compared, hashed and never changed."""
     if isinstance(value, (list, tuple)):

@@ -360,6 +360,7 @@ def _record(cls: Any) -> dict[str, Any]:
     }
     traits = {t: v for t, v in traits.items() if not isinstance(inspect.getattr_static(cls, t), property)}
     traits["checks"] = hasattr(cls, "__post_init__")  # it may refuse values of the right type
+    traits["shrinks"] = dict(getattr(cls, "shrinks", {}))
     if hasattr(cls, "needs"):
         traits["needs"] = dataclasses.asdict(cls.needs)
     doc = (inspect.getdoc(cls) or "").strip().split("\n\n")[0].replace("\n", " ")

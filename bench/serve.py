@@ -53,7 +53,7 @@ def main() -> int:
     from bench.worker import Job, Place, follow, work
 
     while "stop" not in (message := jobs.get()):
-        place = Place(*(Path(message["place"][k]) for k in ("runs", "data", "cache")))
+        place = Place.told(message["place"])
         job = Job(training_from(message["training"]), tuple(cell_from(c) for c in message["cells"]))
         try:
             if rank:

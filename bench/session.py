@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -63,11 +65,14 @@ class Session(Run):
         report: Report | None = None,
         taps: tuple[Tap, ...] = (),
         weights_digest: str = "",
+        steps: int = 0,
     ) -> None:
         self.folder, self.stamp, self.report = folder, stamp, report
         self.seed, self.device, self.precision, self.budget = seed, device, precision, budget
         self.cache, self.taps, self.weights_digest = cache, taps, weights_digest
-        self.snapshots = snapshots
+        self.snapshots, self.steps = snapshots, steps
+        self.pace: list[tuple[int, int, float]] = []  # of a rehearsal: steps done, of how many, when
+        self.checkpoint_bytes = 0
         self.images_seen = 0
         self.seconds_before = 0.0  # spent by interrupted attempts
         self.started = self.saved = time.monotonic()
@@ -156,6 +161,7 @@ class Session(Run):
         }
         header = {"stamp": self.stamp, "state": text, "facts": json.dumps(facts)}
         tensors.save(self.checkpoint_file, packed, header)
+        self.checkpoint_bytes = self.checkpoint_file.stat().st_size
         self.saved = time.monotonic()
 
     def finish(self) -> None:
@@ -176,7 +182,21 @@ class Session(Run):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.curves.append({"step": step, **values})
 
+    def rehearsed(self) -> dict[str, Any]:
+        """What a rehearsal found: each descent's steps and the seconds of one, and the checkpoint's size."""
+        if not self.steps:
+            return {}
+        took: dict[int, list[float]] = {}
+        for (done, total, before), (after, same, now) in itertools.pairwise(self.pace):
+            if (after, same) == (done + 1, total):
+                took.setdefault(total, []).append(now - before)
+        totals = dict.fromkeys(total for _, total, _ in self.pace)
+        descents = [[total, statistics.median(took.get(total, [0.0]))] for total in totals]
+        return {"rehearsed": {"descents": descents, "checkpoint_bytes": self.checkpoint_bytes}}
+
     def progress(self, done: int, total: int) -> None:
+        if self.steps:
+            self.pace.append((done, total, time.monotonic()))
         if self.report:
             self.report(done, total)
 

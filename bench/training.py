@@ -126,6 +126,7 @@ def descend(
     )  # each rank's dropout has masks of its own; rank 0's are a lone process's
     done = run.resume(state)
     while done < total:
+        done = _next(run, done, total)
         epoch, first = divmod(done, per_epoch)
         if begin_epoch and first == 0:
             begin_epoch(epoch)
@@ -133,7 +134,7 @@ def descend(
             _seed(run.device, seed_of(run.seed, _STEP, done, *others))
             losses = update(done, batch)
             done += 1
-            if done % LOG_EVERY == 0 or done == total:
+            if run.steps or done % LOG_EVERY == 0 or done == total:
                 _report(run, done, losses)
             run.progress(done, total)
             ended = done % per_epoch == 0
@@ -142,8 +143,13 @@ def descend(
             if model is not None:
                 run.snapshot(done, total, model)
             run.checkpoint(done, state, force=done == total)
-            if ended or done == total:
+            if ended or done == total or _next(run, done, total) != done:
                 break
+
+
+def _next(run: Run, done: int, total: int) -> int:
+    """The step after ``done``: a rehearsal goes from its first ones to the last."""
+    return total - 1 if run.steps and run.steps <= done + 1 < total else done
 
 
 def _seed(device: torch.device, seed: int) -> None:

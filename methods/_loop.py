@@ -85,6 +85,7 @@ class Loop(Method):
 
     # ``distributed``, of a subclass: its losses are means over the batch, and what it keeps goes by ``kept``.
     repeats: ClassVar[bool] = False  # an epoch may hold an image twice: each time gets draws of its own
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch", "labeled_batch": "batch"}
 
     lr: float = 0.1
     momentum: float = 0.9

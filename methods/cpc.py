@@ -33,6 +33,7 @@ class Cpc(Loop):
     :param feature_norm: layer norm on a patch's features; short trainings need it.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch", "group": "batch"}
     paper: ClassVar[str] = (
         "van den Oord, Li & Vinyals, Representation Learning with Contrastive Predictive Coding, arXiv 2018"
     )

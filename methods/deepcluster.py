@@ -32,6 +32,7 @@ class Deepcluster(Loop):
     :param dropout: before the top layer.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch", "clusters": "images"}
     paper: ClassVar[str] = (
         "Caron, Bojanowski, Joulin & Douze, Deep Clustering for Unsupervised Learning of Visual Features, ECCV 2018"
     )

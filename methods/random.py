@@ -19,6 +19,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 class Random(Method):
     """Random weights, with batch-norm's statistics estimated in one pass over the training images."""
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch"}
     paper: ClassVar[str] = "He, Zhang, Ren & Sun, Delving Deep into Rectifiers, ICCV 2015"
     depends_on: ClassVar[tuple[str, ...]] = ("backbone", "data", "seed")
 

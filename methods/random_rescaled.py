@@ -36,6 +36,7 @@ class RandomRescaled(Method):
     :param calibrations: iterations between the layers, 0 for none.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch"}
     paper: ClassVar[str] = (
         "Krähenbühl, Doersch, Donahue & Darrell, Data-dependent Initializations of CNNs, ICLR 2016"
     )

@@ -51,6 +51,7 @@ class FineTune(Evaluation):
     :param batch_norm: ``frozen``: the pretrained layers normalize by the statistics that they came with.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch"}
     paper: ClassVar[str] = (
         "Wu, Xiong, Yu & Lin, Unsupervised Feature Learning via Non-Parametric Instance Discrimination, "
         "CVPR 2018"

@@ -26,6 +26,7 @@ class Knn(Evaluation):
     :param weighted: otherwise each neighbor has one vote.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"k": "images"}
     paper: ClassVar[str] = (
         "Wu, Xiong, Yu & Lin, Unsupervised Feature Learning via Non-Parametric Instance Discrimination, "
         "CVPR 2018"

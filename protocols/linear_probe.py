@@ -56,6 +56,7 @@ class LinearProbe(Evaluation):
         on centers alone.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch"}
     paper: ClassVar[str] = (
         "Zhang, Isola & Efros, Colorful Image Colorization, ECCV 2016; "
         "Gidaris, Singh & Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, "

@@ -32,6 +32,7 @@ class MlpProbe(Evaluation):
         step; ``none``: features are cached. ``side``, ``square``, ``pad`` and ``padding`` as in ``linear_probe``.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch"}
     paper: ClassVar[str] = (
         "Hjelm et al., Learning Deep Representations by Mutual Information Estimation and Maximization, "
         "ICLR 2019; "

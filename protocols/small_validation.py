@@ -39,6 +39,7 @@ class SmallValidation(Evaluation):
     :param side: of the center crop (0: the images as they are).
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"sizes": "validation"}
     paper: ClassVar[str] = (
         "Oliver, Odena, Raffel, Cubuk & Goodfellow, Realistic Evaluation of Deep Semi-Supervised Learning "
         "Algorithms, NeurIPS 2018"

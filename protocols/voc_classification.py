@@ -101,6 +101,7 @@ class VocClassification(Descending):
     :param tie_rule: of scores nearer than 1e-5 the negative ranks higher, as in both papers' code.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"batch_size": "batch"}
     paper: ClassVar[str] = (
         "Kraehenbuehl, Doersch, Donahue & Darrell, Data-dependent Initializations of Convolutional Neural "
         "Networks, ICLR 2016; Caron, Bojanowski, Joulin & Douze, Deep Clustering, ECCV 2018"

@@ -55,6 +55,7 @@ class VocDetection(Descending):
     :param ap: which average precision is called mAP: ap_11pt (VOC2007's) or ap_envelope (the area).
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"images": "batch"}
     paper: ClassVar[str] = (
         "Girshick, Fast R-CNN, ICCV 2015; Ren, He, Girshick & Sun, Faster R-CNN, NeurIPS 2015"
     )

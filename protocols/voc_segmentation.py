@@ -54,6 +54,7 @@ class VocSegmentation(Descending):
     :param batch_norm: ``frozen``: the encoder normalizes by the statistics that it came with; ``train``.
     """
 
+    shrinks: ClassVar[dict[str, str]] = {"images": "batch"}
     paper: ClassVar[str] = (
         "Long, Shelhamer & Darrell, Fully Convolutional Networks for Semantic Segmentation, CVPR 2015; "
         "Zhang, Isola & Efros, Colorful Image Colorization, ECCV 2016"

@@ -13,7 +13,7 @@ import torch
 
 from bench import artifacts, pause, registry, tensors, traps
 from bench.cache import FileCache
-from bench.contracts import Dataset, DataShape, Evaluation, Measurement, Model, Picture, Tap, Target
+from bench.contracts import DataShape, Evaluation, Measurement, Model, Picture, Tap, Target
 from bench.data import assemble
 from bench.records import BenchError, Cell, Training, digest, plain
 from bench.session import Assignments, Session
@@ -79,11 +79,12 @@ def _evaluate(
 ) -> dict[str, Any]:
     training = cell.training
     method, evaluation = method_of(training), registry.load("protocol", cell.protocol)
-    target, info = target_of(cell.aim, place.data, machine.device())
+    target, info = target_of(cell.aim, place, machine.device())
     shape, weights = _made(files)
     assigned = _assigned(training, files, place)
     rows: list[dict[str, Any]] = []
     told: list[str] = []
+    rehearsed: dict[str, Any] = {}
     for step, path in _models(cell, files):
         session = Session(
             files.path / "work" / artifacts.cell_name(cell) / str(step or 0),
@@ -93,6 +94,7 @@ def _evaluate(
             precision=training.precision,
             stamp=digest([artifacts.cell_id(cell), info]),
             report=reporter(cell.protocol.name, progress),
+            steps=place.steps,
         )
         session.features = cell.aim.features
         model = build(method, backbone_of(training), shape, session)
@@ -114,15 +116,15 @@ def _evaluate(
             else:
                 rows.append(_row(measured, step))
         session.finish()
+        rehearsed = session.rehearsed()
         told += [*session.warnings, *traps.untrained(method, fresh, model), *traps.moved(before, model)]
-    return {"rows": rows, "target": info, "reason": _warned(rows, told, target)}
+    return {**rehearsed, "rows": rows, "target": info, "reason": _warned(rows, told, target)}
 
 
 @functools.lru_cache(maxsize=4)
-def target_of(cell_aim: Any, root: Path, where: torch.device) -> tuple[Target, dict[str, Any]]:
+def target_of(cell_aim: Any, place: Place, where: torch.device) -> tuple[Target, dict[str, Any]]:
     """What a cell judges on; several cells in turn share it."""
-    dataset: Dataset = registry.load("dataset", cell_aim.dataset)
-    return assemble.target(cell_aim, dataset, root, where)
+    return assemble.target(cell_aim, place.dataset(cell_aim.dataset), place.data, where)
 
 
 def _fresh(model: Model, variant: str) -> dict[str, traps.State]:
@@ -157,7 +159,7 @@ def _assigned(
     kept = Assignments(files.path)
     if not kept:
         return kept, None
-    dataset: Dataset = registry.load("dataset", training.data.dataset)
+    dataset = place.dataset(training.data.dataset)
     return kept, assemble.trained_labels(training.data, dataset, place.data)
 
 

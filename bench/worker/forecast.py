@@ -52,7 +52,7 @@ def check(cells: Sequence[Cell], model: Model, run: Session, place: Place) -> No
 def _needs(cell: Cell, model: Model, run: Session, place: Place) -> Iterator[tuple[Need, Need]]:
     """What all splits take together, and the largest one; nothing where nobody can say: the cell itself will."""
     try:
-        target, _ = target_of(cell.aim, place.data, run.device)
+        target, _ = target_of(cell.aim, place, run.device)
         evaluation: Evaluation = registry.load("protocol", cell.protocol)
         counts = [len(part) for part in (target.train, target.validation, target.test)]
         taps = list(dict.fromkeys(evaluation.taps(model.encoder))) if sum(counts) >= FEW else []

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
+from bench import registry
+from bench.contracts import Dataset
+from bench.data._few import Few
 from bench.outlook import Clock
+from bench.records import Rehearsal, Unit
 
 Progress = Callable[[str, int, int], None]  # what, steps done, of how many
 
@@ -19,8 +24,33 @@ def reporter(what: str, progress: Progress) -> Callable[[int, int], None]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are: finished runs, datasets, the feature cache."""
+    """Where things are: finished runs, datasets, the feature cache; and whether all this is a rehearsal."""
 
     runs: Path
     data: Path
     cache: Path
+    rehearsal: Rehearsal | None = None
+
+    @classmethod
+    def told(cls, message: dict[str, Any]) -> Self:
+        """The inverse of :meth:`message`."""
+        few = message.get("rehearsal")
+        folders = (Path(message[k]) for k in ("runs", "data", "cache"))
+        return cls(*folders, Rehearsal(**few) if few else None)
+
+    def message(self) -> dict[str, Any]:
+        """What another process is told, JSON-ready."""
+        return {
+            **{k: str(getattr(self, k)) for k in ("runs", "data", "cache")},
+            "rehearsal": asdict(self.rehearsal) if self.rehearsal else None,
+        }
+
+    @property
+    def steps(self) -> int:
+        """At most so many of each descent; 0: all."""
+        return self.rehearsal.steps if self.rehearsal else 0
+
+    def dataset(self, unit: Unit) -> Dataset:
+        """A record's dataset; in a rehearsal, few images of it."""
+        found: Dataset = registry.load("dataset", unit)
+        return Few(found, self.rehearsal.images) if self.rehearsal else found

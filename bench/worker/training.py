@@ -11,7 +11,7 @@ import torch
 from bench import artifacts, distributed, ranks, registry, tensors
 from bench.backbones import _whitening as whitening
 from bench.cache import FileCache
-from bench.contracts import Backbone, Dataset, Method, Model
+from bench.contracts import Backbone, Method, Model
 from bench.data import assemble
 from bench.records import BenchError, Training, digest, plain
 from bench.session import Session
@@ -59,12 +59,13 @@ def _train(
     training: Training, files: artifacts.Folder, place: Place, progress: Progress, make: Make, look: Look
 ) -> dict[str, Any]:
     _check_processes(training, machine.device())
-    with ranks.started(training, files.path.name, dataclasses.asdict(place)) as join:
+    with ranks.started(training, files.path.name, place.message()) as join:
         model, session, facts = descend(training, files, place, progress, join, make, look)
     tensors.save_model(files.model, model)
     session.finish()
     return {
         **facts,
+        **session.rehearsed(),
         "train_seconds": round(session.seconds, 3),
         "images_seen": session.images_seen,
         "weights": artifacts.file_digest(files.model),
@@ -84,7 +85,7 @@ def descend(
     where = machine.device()
     method, backbone = method_of(training), backbone_of(training)
     _check_needs(method, backbone)
-    dataset: Dataset = registry.load("dataset", training.data.dataset)
+    dataset = place.dataset(training.data.dataset)
     data, info = assemble.training_set(training.data, dataset, place.data, method.sees_labels, where)
     session = Session(
         files.path,
@@ -96,6 +97,7 @@ def descend(
         snapshots=training.snapshots,
         stamp=digest([artifacts.training_id(training), info]),
         report=reporter("train", progress),
+        steps=place.steps,
     )
     model = build(method, backbone, data.shape, session)
     look(model, session)

@@ -80,6 +80,11 @@ def write(name: str, root: Path, *, images_per_class: int | None = None, form: s
     return root / written[0]
 
 
+def folders(name: str) -> tuple[str, ...]:
+    """Below the data root, all that may hold dataset ``name``; () where there is no stand-in of it."""
+    return _SETS[name].folders if name in _SETS else ()
+
+
 def is_standin(name: str, root: Path) -> bool:
     """Whether what lies below ``root`` as dataset ``name`` is a stand-in, or is one in part."""
     return name in _SETS and any((root / folder / MARKER).is_file() for folder in _SETS[name].folders)
