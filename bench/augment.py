@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.draws import Draws
+from bench.records import BenchError
 
 __all__ = [
     "CenterCrop",
@@ -119,6 +120,11 @@ class CenterCrop:
     side: int
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        if min(images.shape[-2:]) < self.side:
+            raise BenchError(
+                f"a crop of {self.side} pixels does not fit into an image of {images.shape[-1]} x {images.shape[-2]}:"
+                " write a smaller crop"
+            )
         top, left = ((s - self.side) // 2 for s in images.shape[-2:])
         return images[..., top : top + self.side, left : left + self.side]
 

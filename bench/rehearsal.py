@@ -12,9 +12,10 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench import artifacts
 from bench.data import standins
@@ -61,6 +62,7 @@ class Found:
     device_mb: int = 0  # at most, as the device counts
     model_bytes: int = 0
     checkpoint_bytes: int = 0
+    whole_share: float = 1.0  # images that a run would see, over those that were seen here
     told: dict[str, Any] = field(default_factory=dict)
 
 
@@ -219,7 +221,7 @@ def run(
         for t, ones in grouped.items()
     ]
     todo.sort(key=lambda task: task.training.init is not None)
-    with _Watch(executor) as watch:
+    with _Watch(executor, {task.training.init for task in todo}) as watch:
         for event in executor.run(todo, places):
             if event.kind == "fatal":
                 raise BenchError(event.what)
@@ -239,11 +241,14 @@ def _ended(
         seconds=max((seconds for _, seconds in told.get("descents", [])), default=0.0),
         checkpoint_bytes=int(told.get("checkpoint_bytes", 0)),
         model_bytes=files.model.stat().st_size if files.model.exists() else 0,
+        whole_share=max(1.0, status.get("of", 0) / max(1, status.get("data", {}).get("images", 1))),
         told=told,
     )
     for one in ones:
         yield one, replace(base, **_outcome(one, status, files, event.problems))
     shutil.rmtree(files.snapshots, ignore_errors=True)  # many models fill a disk
+    if event.task.training not in watch.starts:
+        files.model.unlink(missing_ok=True)
 
 
 def _outcome(
@@ -271,11 +276,12 @@ def _outcome(
 class _Watch:
     """Peak memory of the process trees that work at tasks, looked at ten times a second."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, starts: AbstractSet[Training | None]) -> None:
+        self.starts = starts  # models that others start from
         self.executor, self.peaks, self.over = executor, dict[int, int](), threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -337,14 +343,31 @@ def need(
     half: Mapping[str, Found],
 ) -> Need:
     """Disk from the sizes of what was written, memory by a straight line through two batch sizes."""
-    sizes = {_seedless(one.cell.training): result.model_bytes for one, result in found}
+    sizes = {_timed(one.first.cell.training): result.model_bytes for one, result in found}
     models = 0
     for training in dict.fromkeys(p.cell.training for p in planned if not p.cell.skip):
-        key = _seedless(_training(training, BATCH, SHRUNK.images, {}))
-        models += sizes.get(key, 0) * (training.snapshots + (training.snapshots > 1))
+        models += sizes.get(_timed(training), 0) * (training.snapshots + (training.snapshots > 1))
     memory = [memory_mb(one, result, half.get(one.name)) for one, result in found]
     checkpoints = [result.checkpoint_bytes for _, result in found]
     return Need(models, max(checkpoints, default=0), max(memory, default=0))
+
+
+def hours(planned: Sequence[Planned], found: Sequence[tuple[Combination, Found]]) -> float:
+    """Of all trainings, at the seconds a step that were seen: true batches, all images."""
+    seen = {_timed(one.first.cell.training): result for one, result in found}
+    total = 0.0
+    for training in dict.fromkeys(p.cell.training for p in planned if not p.cell.skip):
+        result = seen.get(_timed(training))
+        for steps, seconds in result.told.get("descents", []) if result else []:
+            epochs = isinstance(training.budget, str)
+            assert result is not None
+            total += seconds * steps * (result.whole_share if epochs else 1.0)
+    return total / 3600
+
+
+def _timed(training: Training) -> Any:
+    """What the length of a training hangs on, its seed and amount of labels apart."""
+    return training.method, training.backbone, training.data.dataset.name, training.budget
 
 
 def memory_mb(one: Combination, found: Found, half: Found | None) -> int:
@@ -358,6 +381,17 @@ def memory_mb(one: Combination, found: Found, half: Found | None) -> int:
         return found.device_mb
     each = max(0.0, (found.device_mb - half.device_mb) / (made - before))
     return round(found.device_mb + each * (base - made))
+
+
+def fits(asked: Mapping[str, Any]) -> bool:
+    """Is this machine the suite's: has it the GPUs and cores that its jobs ask for, if they ask for any?"""
+    if not asked:
+        return True
+    import torch
+
+    gpus = asked.get("gpus", 0)
+    enough = not isinstance(gpus, int) or torch.cuda.device_count() >= gpus
+    return enough and (os.cpu_count() or 1) >= int(asked.get("cpus", 1))
 
 
 def here_mb() -> int:

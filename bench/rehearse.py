@@ -34,22 +34,29 @@ Exit code 2 when anything would fail.
 )
 @click.option("--jobs", type=int, help="As of bench run.  [default: as many as the cores carry]")
 @click.option("--submit", is_flag=True, help="As one SLURM job of the resources that the suite asks for.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="With --submit: this machine's own [slurm] keys."
+)
 @runs_option
 @data_option
-def rehearse(suite: str, full: bool | None, jobs: int | None, submit: bool, runs: Path, data: Path) -> int:
+def rehearse(
+    suite: str, full: bool | None, jobs: int | None, submit: bool, config: Path | None, runs: Path, data: Path
+) -> int:
     """Run every distinct combination of SUITE to its end on few images, and say what would fail.
 
     Each method, backbone, dataset, protocol and setting goes once through loaders, executor and protocols as a run
     does, into RUNS/rehearsal/SUITE; results are not touched.
     """
+    import shutil
+
     from bench import launch, rehearsal
     from bench.planning import refusals
 
     if submit:
-        return _submit(suite, full, runs, data)
+        return _submit(suite, full, config, runs, data)
     loaded, planned = load(suite)
     refusals.check((p for p in planned if not p.cell.skip), str(loaded.path))
-    true = _fits(loaded) if full is None else full
+    true = rehearsal.fits(loaded.slurm) if full is None else full
     folder = rehearsal.fresh(runs / "rehearsal" / loaded.name)
     how = _how(planned) if true else rehearsal.SHRUNK
     combined = rehearsal.combinations(planned, 0 if true else rehearsal.BATCH, how.images)
@@ -67,8 +74,10 @@ def rehearse(suite: str, full: bool | None, jobs: int | None, submit: bool, runs
     for one, result in rehearsal.run(combined, executor, where, how):
         found.append((one, result))
         click.echo(_line(one, result))
+    for spent in ("half", "cache", "data"):
+        shutil.rmtree(folder / spent, ignore_errors=True)
     wrong = sum(bool(result.problem) for _, result in found) + len(combined) - len(found)
-    wrong += _whole(loaded, planned, found, half, folder, true=true)
+    wrong += _whole(loaded, planned, found, half, folder, true=true, made_up=bool(made_up))
     click.echo(f"{loaded.name}: {f'{wrong} would fail' if wrong else f'all {len(combined)} combinations ok'}")
     return 2 if wrong else 0
 
@@ -101,21 +110,6 @@ def _half(planned: Sequence[Any], jobs: int | None, folder: Path, data: Path) ->
     return {one.name: found[one.cell.training] for one in combined if one.cell.training in found}
 
 
-def _fits(loaded: Any) -> bool:
-    """Is this machine the suite's: has it the GPUs, cores and memory that its jobs ask for?"""
-    import os
-
-    from bench import rehearsal
-
-    asked = loaded.slurm
-    if not asked:
-        return True
-    import torch
-
-    gpus = torch.cuda.device_count() >= int(asked.get("gpus", 0))
-    return gpus and (os.cpu_count() or 1) >= int(asked.get("cpus", 1)) and rehearsal.here_mb() > 0
-
-
 def _line(one: Any, result: Any) -> str:
     state = result.problem or (f"skipped: {result.skipped}" if result.skipped else "ok")
     pace = f"{result.seconds:.2f} s/step" if result.seconds else ""
@@ -131,6 +125,7 @@ def _whole(
     folder: Path,
     *,
     true: bool,
+    made_up: bool,
 ) -> int:
     """What the suite will need, a line each; how much of it does not fit."""
     import shutil
@@ -146,6 +141,10 @@ def _whole(
         f" training under way; {_size(free)} are free here"
     )
     click.echo(f"memory: {_size(needed.memory_mb * 2**20)}{guess}; {_size(here * 2**20)} are here")
+    if true:
+        click.echo(
+            f"time: about {rehearsal.hours(planned, found):.1f} hours of training, from this device alone"
+        )
     over = []
     if disk > free:
         over.append(f"disk: {_size(disk)} do not fit into {_size(free)}")
@@ -164,8 +163,26 @@ def _size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _submit(suite: str, full: bool | None, runs: Path, data: Path) -> int:
-    raise BenchError("rehearse --submit")
+def _submit(suite: str, full: bool | None, config: Path | None, runs: Path, data: Path) -> int:
+    """One job, of the largest that any training of the suite asks for."""
+    import dataclasses
+
+    from bench.slurm import resources, sbatch
+
+    loaded, planned = load(suite)
+    rules = resources.rules(loaded, config)
+    asked = [rules.training(one) for one in planned if not one.cell.skip]
+    if not asked:
+        raise BenchError(f"{loaded.path}: there is nothing to rehearse: every cell is skipped")
+    largest = {k: max(getattr(one, k) for one in asked) for k in ("time", "gpus", "cpus", "mem")}
+    words = ["-m", "bench", "rehearse", str(loaded.path.resolve())]
+    words += ["--runs", str(runs.resolve()), "--data", str(data.resolve())]
+    words += [] if full is None else ["--full" if full else "--shrunk"]
+    folder = runs.resolve() / "rehearsal" / "jobs"
+    one = dataclasses.replace(asked[0], **largest)
+    job = sbatch.command(words, folder, one, f"rehearse-{loaded.name}")
+    click.echo(f"{loaded.name}: job {job} ({sbatch.asked(one)}); its table will be in {folder}/{job}_log.out")
+    return 0
 
 
 COMMANDS = (rehearse,)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.augment import unit
 from bench.contracts import Backbone, BenchError, DataShape, Draws, Frame, Model, Needs
+from bench.records import later
 from methods._loop import Batch, Loop, State
-from methods.parts import mlp, patch_looks, resampling, tiles, views
+from methods.parts import heads, mlp, patch_looks, resampling, tiles, views
 
 _ROWS = 2  # 2 x 2 tiles, and the image at half its size
 
@@ -26,6 +27,8 @@ class Counting(Loop):
 
     :param crop: side of the image in pixels, even.
     :param counts: length of phi, which ends in a ReLU; ``hidden``: widths of the layers below.
+    :param fillers: deviations of the counting layers' first weights, of Caffe's reference AlexNet (fc6, fc7, fc8), with
+        which counts begin below the margin; (): by their inputs (He), with which they begin at a thousand times it.
     :param margin: M, by how much the counts of two images differ at least (squared distance).
     :param filters: of D, one drawn for each image; a single one leaves a mark that tells D x from T_j x.
     :param gray: part of the images without color: a lens bends colors apart at the border of T_j x alone.
@@ -54,12 +57,18 @@ class Counting(Loop):
     margin: float = 10.0
     filters: tuple[str, ...] = resampling.FILTERS
     gray: float = 0.67
+    fillers: tuple[float, ...] = later((0.005, 0.005, 0.01))
 
     def __post_init__(self) -> None:
         if self.crop % _ROWS or not self.crop:
             raise BenchError(f"counting.crop must be an even number of pixels, not {self.crop}")
         if not self.filters:
             raise BenchError(f"counting.filters must name some of {', '.join(resampling.FILTERS)}")
+        if self.fillers and len(self.fillers) != len(self.hidden) + 1:
+            raise BenchError(
+                f"counting.fillers must be {len(self.hidden) + 1} numbers, one a counting layer, or [], not"
+                f" {list(self.fillers)}"
+            )
         if self.batch_size < 2:
             raise BenchError("counting.batch_size must be 2 or more: an image is told from another one")
 
@@ -69,6 +78,10 @@ class Counting(Loop):
         widths = (encoder.dim, *self.hidden)
         counter = mlp.relu_layers(widths, generator, dropout=self.dropout)
         counter.extend(mlp.relu_layers((widths[-1], self.counts), generator))
+        if self.fillers:
+            layers = [layer for layer in counter if isinstance(layer, nn.Linear)]
+            for layer, std in zip(layers, self.fillers, strict=True):
+                heads.reset(layer, generator, std)
         return Model(encoder, parts={"counter": counter})
 
     def frames(self, shape: DataShape) -> Sequence[Frame]:

@@ -10,6 +10,7 @@ from bench.contracts import Dataset, Samples
 from bench.data import splits
 from bench.data.assemble import take
 from bench.data.splits import Indices
+from bench.facts import Facts
 
 _TRAITS = (
     "name",
@@ -31,13 +32,22 @@ class Few(Dataset):
     """
 
     def __init__(self, whole: Dataset, images: int) -> None:
-        self.whole, self.images = whole, images
+        self.whole, self.images, self.of = whole, images, dict[str, int]()
         for trait in _TRAITS:
             setattr(self, trait, getattr(whole, trait))
+
+    def facts(self, root: Path) -> Facts:
+        """The whole dataset's."""
+        return self.whole.facts(root)
+
+    def paths(self, root: Path) -> list[Path]:
+        """The whole dataset's."""
+        return self.whole.paths(root)
 
     def load(self, split: str, root: Path) -> Samples:
         """Some of the split."""
         samples = self.whole.load(split, root)
+        self.of[split] = len(samples)
         return take(samples, self._chosen(samples))
 
     def _chosen(self, samples: Samples) -> Indices:

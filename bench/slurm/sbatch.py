@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,13 @@ def script(resources: Resources, folder: Path, first: int) -> str:
 
     :param first: number of the array's first pack.
     """
+    return _script(resources, ["-u", "-m", "bench.slurm.supervisor", str(folder), str(first)])
+
+
+def _script(resources: Resources, python: Sequence[str]) -> str:
     # Since 22.05 srun does not take the job's CPUs by itself.
     start = ["srun", "--unbuffered", "--nodes=1", "--ntasks=1", f"--cpus-per-task={resources.cpus}"]
-    python = shlex.split(resources.python) or [sys.executable]
-    own = [*python, "-u", "-m", "bench.slurm.supervisor", str(folder), str(first)]
+    own = [*(shlex.split(resources.python) or [sys.executable]), *python]
     command = shlex.join([*start, *resources.srun, *own])
     return _SCRIPT.format(setup="\n".join(resources.setup), command=command, again=ledger.AGAIN)
 
@@ -112,16 +115,30 @@ def sbatch(
     many = len(part) > 1
     array = [f"--array=0-{len(part) - 1}%{min(len(part), resources.parallelism)}"] if many else []
     where = [f"--output={logs}/{'%A_%a' if many else '%j'}_log.out", f"--chdir={artifacts.as_given(Path())}"]
-    words = ["sbatch", "--parsable", *options(resources, entry["name"], dependency), *array, *where]
-    text = script(resources, submission.folder, part.start)
+    words = [*options(resources, entry["name"], dependency), *array, *where]
+    job = _sent(words, script(resources, submission.folder, part.start))
+    return [f"{job}_{i}" for i in range(len(part))] if many else [job]
+
+
+def command(python: Sequence[str], folder: Path, resources: Resources, name: str) -> str:
+    """Submit one job that runs Python with these arguments; its id. What it prints lies in ``folder``/ID_log.out.
+
+    :raises RefusedError: as :func:`sbatch`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    where = [f"--output={artifacts.as_given(folder)}/%j_log.out", f"--chdir={artifacts.as_given(Path())}"]
+    return _sent([*options(resources, name, ""), *where], _script(resources, python))
+
+
+def _sent(words: Sequence[str], text: str) -> str:
     try:
-        printed = cluster.run(*words, timeout=_SECONDS, text=text, env=environment())
+        printed = cluster.run("sbatch", "--parsable", *words, timeout=_SECONDS, text=text, env=environment())
     except cluster.SlurmError as error:
         raise _refusal(error) from error
     job = printed.strip().splitlines()[-1].partition(";")[0] if printed.strip() else ""
     if not job.isdecimal():
         raise BenchError(f"sbatch printed no job's number but {printed.strip()!r}; try bench doctor")
-    return [f"{job}_{i}" for i in range(len(part))] if many else [job]
+    return job
 
 
 def _refusal(error: cluster.SlurmError) -> BenchError:

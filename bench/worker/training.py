@@ -13,6 +13,7 @@ from bench.backbones import _whitening as whitening
 from bench.cache import FileCache
 from bench.contracts import Backbone, Method, Model
 from bench.data import assemble
+from bench.data._few import Few
 from bench.records import BenchError, Training, digest, plain
 from bench.session import Session
 from bench.worker import machine
@@ -109,7 +110,8 @@ def descend(
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     with join(where):
         model = method.train(model, data, session)
-    return model, session, {"shape": dataclasses.asdict(data.shape), "data": info}
+    few = {"of": dataset.of["train"]} if isinstance(dataset, Few) else {}
+    return model, session, {"shape": dataclasses.asdict(data.shape), "data": info, **few}
 
 
 def _start_from(init: Training, model: Model, place: Place, make: Make) -> None:

@@ -46,7 +46,7 @@ def geometry(
 
 def center(shape: DataShape, crop: int) -> tuple[Frame, ...]:
     """The pieces of the view in the middle, the same for every draw."""
-    return (*_square(shape), *_window(crop))
+    return (*_square(shape, crop), *_window(crop))
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -66,8 +66,10 @@ def _shorter(shape: DataShape, side: int) -> tuple[Frame, ...]:
     return () if shape.side else (Resize(side * 8 // 7),)
 
 
-def _square(shape: DataShape) -> tuple[Frame, ...]:
-    return () if shape.side else (Resize(STANDARD_CROP * 8 // 7), CenterCrop(STANDARD_CROP))
+def _square(shape: DataShape, crop: int = 0) -> tuple[Frame, ...]:
+    """The middle of an image of any size, as large as the window that is cut from it, at least the standard's."""
+    side = max(STANDARD_CROP, crop)
+    return () if shape.side else (Resize(side * 8 // 7), CenterCrop(side))
 
 
 def _window(crop: int) -> tuple[Frame, ...]:

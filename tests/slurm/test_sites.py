@@ -147,7 +147,9 @@ def test_where_a_requeue_is_refused_what_saved_is_submitted_anew(slurm, home, ce
     assert "saved, and SLURM does not run it again: no attempt is lost" in done.stderr
     cluster.wait_idle()
     assert rows(home / "results") == rows(home / "calm")
-    assert [json.loads(p.read_text())["attempt"] for p in home.glob("runs/*/status.json")] == [1] * 8, done.stderr
+    assert [json.loads(p.read_text())["attempt"] for p in home.glob("runs/*/status.json")] == [1] * 8, (
+        done.stderr
+    )
 
 
 def test_what_no_node_has_the_memory_for_is_given_up_and_the_rest_goes_on(slurm, home, suite):
