@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench import artifacts
-from bench.data import standins
 from bench.launch import Event, Executor, LocalProcesses, Places, Task
 from bench.planning.plan import Planned
 from bench.records import Aim, BenchError, Cell, Data, Rehearsal, Training, Unit
@@ -179,6 +178,8 @@ def stood_in(combined: Sequence[Combination], data: Path, folder: Path) -> tuple
 
     :returns: the root, and the names of what is made up.
     """
+    from bench.data import standins
+
     units = dict.fromkeys(unit for one in combined for unit in _datasets(one.cell))
     missing = [name for name in dict.fromkeys(u.name for u in units) if _absent(name, units, data)]
     if not missing:
@@ -201,6 +202,8 @@ def _datasets(cell: Cell) -> Iterator[Unit]:
 
 def _absent(name: str, units: Iterable[Unit], data: Path) -> bool:
     """No file of the set is there, and somebody can make it up."""
+    from bench.data import standins
+
     places = standins.folders(name)
     return bool(places) and not any((data / place).exists() for place in places)
 
@@ -253,7 +256,7 @@ def _ended(
 
 def _outcome(
     one: Combination, status: Mapping[str, Any], files: artifacts.Folder, problems: Sequence[str]
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """``problem`` or ``skipped``, or nothing: a row for every metric, and each a number."""
     if status.get("status") == "skipped":
         return {"skipped": str(status["reason"])}

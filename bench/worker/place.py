@@ -35,8 +35,8 @@ class Place:
     def told(cls, message: dict[str, Any]) -> Self:
         """The inverse of :meth:`message`."""
         few = message.get("rehearsal")
-        folders = (Path(message[k]) for k in ("runs", "data", "cache"))
-        return cls(*folders, Rehearsal(**few) if few else None)
+        runs, data, cache = (Path(message[k]) for k in ("runs", "data", "cache"))
+        return cls(runs, data, cache, Rehearsal(**few) if few else None)
 
     def message(self) -> dict[str, Any]:
         """What another process is told, JSON-ready."""
