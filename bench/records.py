@@ -186,7 +186,7 @@ class Training:
     snapshots: int = 1  # how many models are kept, evenly over the training; the last is always one
     init: Training | None = None  # start from the encoder of this one
     processes: int = later(1)  # that share every batch: local batch norm, and the order of sums, depend on it
-    sync_batch_norm: bool = later(False)  # statistics over the batches of all processes; needs GPUs
+    sync_batch_norm: bool = later(False)  # statistics over the batches of all processes
 
 
 @dataclass(frozen=True)

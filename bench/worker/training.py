@@ -10,6 +10,7 @@ import torch
 
 from bench import artifacts, distributed, ranks, registry, tensors
 from bench.backbones import _whitening as whitening
+from bench.batch_norm import synchronized
 from bench.cache import FileCache
 from bench.contracts import Backbone, Method, Model
 from bench.data import assemble
@@ -107,7 +108,7 @@ def descend(
     if training.data.whitening:
         whitening.fit(model, data.images)
     if training.sync_batch_norm:
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        synchronized(model, where)
     with join(where):
         model = method.train(model, data, session)
     few = {"of": dataset.of["train"]} if isinstance(dataset, Few) else {}
@@ -142,8 +143,6 @@ def _check_processes(training: Training, where: torch.device) -> None:
     count = training.processes
     if count > 1 and not method_of(training).distributed:
         raise BenchError(f"{training.method.name} trains in one process only: write processes = 1")
-    if training.sync_batch_norm and where.type == "cpu":
-        raise BenchError("sync_batch_norm needs GPUs, and this is a CPU: leave it out, or use a GPU")
     missing = where.type == "cuda" and where.index is None and torch.cuda.device_count() < count
     if missing and not ranks.assigned():
         raise BenchError(

@@ -277,8 +277,6 @@ def test_the_store_takes_the_next_port_where_one_is_taken():
 
 def test_what_one_process_needs_more_for_is_one_line(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    with pytest.raises(BenchError, match="sync_batch_norm needs GPUs, and this is a CPU"):
-        _check_processes(replace(PLAIN, processes=2, sync_batch_norm=True), cpu)
     with pytest.raises(BenchError, match="random trains in one process only"):
         _check_processes(replace(PLAIN, method=Unit("random"), processes=2), cpu)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -338,6 +336,29 @@ def test_two_processes_train_what_one_does(home, bench_process):
 
 
 ENDLESS = "rotation = {batch_size = 30, lr = 0.05, augment = 'none'}"
+
+
+@pytest.mark.slow
+def test_two_processes_normalize_as_one_does(home, bench_process):
+    text = """
+seeds = [3]
+budget = "4 epochs"
+backbone = {name = "alexnet_small", widths = [4, 6, 6, 6, 8], stem_stride = 1}
+data = {dataset = {name = "digits", side = 16}, labels = 60, unlabeled = 140}
+methods = {rotation = {batch_size = 20, lr = 0.05, augment = "none"}}
+protocols = {knn = {k = 10}}
+"""
+    (home / "one.toml").write_text(text)
+    (home / "two.toml").write_text(f"processes = 2\nsync_batch_norm = true\n{text}")
+    found = []
+    for name in ("one", "two"):
+        done = bench_process("run", f"{name}.toml")
+        assert done.code == 0, done.err
+        ((_, folder),) = made(home / f"{name}.toml", home).items()
+        found.append(tensors.read(folder.model))
+    for key, value in found[0].items():
+        other = found[1][key]
+        assert (value - other).abs().max() <= WEIGHTS * value.abs().max().clamp(min=1e-3), key
 
 
 def places(home):
