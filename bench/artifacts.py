@@ -269,6 +269,11 @@ def _taken(file: IO[str], *, wait: bool) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:  # Lustre without -o flock, NFS without its lock service
+        raise BenchError(
+            f"{file.name}: this disk has no file locks ({error.strerror}), and two processes could make the same "
+            "model; choose another disk with --runs, or mount it with locks (flock)"
+        ) from error
     return True
 
 

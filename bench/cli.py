@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench import rehearse, showing
+from bench import children, rehearse, showing
 from bench.records import BenchError
 from bench.shared import chosen as _chosen
 from bench.shared import data_option as _data
@@ -350,6 +350,7 @@ for command in (*showing.COMMANDS, *commands.COMMANDS, *rehearse.COMMANDS):
 
 def main() -> None:
     """Entry point: bad input is one line and exit code 2."""
+    os.environ.update(children.OFF_SCREEN)
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except BenchError as error:

@@ -15,7 +15,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import artifacts
+from bench import artifacts, children
 from bench.cores import usable_cores
 from bench.planning.plan import Planned, trainings
 from bench.records import BenchError, Cell, Rehearsal, Training, plain
@@ -194,7 +193,7 @@ class LocalProcesses(Executor):
 
     def command(self) -> list[str]:
         """What a worker is."""
-        return [sys.executable, "-m", "bench.serve"]
+        return children.python("bench.serve")
 
     def _start(self) -> int:
         key = len(self.listeners)
@@ -205,7 +204,7 @@ class LocalProcesses(Executor):
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, **self.environment(key)},
+                env={**children.environment(), **self.environment(key)},
             )
         self.workers[key] = process
         self.listeners.append(threading.Thread(target=self._listen, args=(key, process), daemon=True))
@@ -260,9 +259,6 @@ class OtherCode(LocalProcesses):
     def environment(self, key: int) -> dict[str, str]:
         found = os.environ.get("PYTHONPATH")
         return {"PYTHONPATH": os.pathsep.join([str(self.checkout), *([found] if found else [])])}
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-P", "-m", "bench.serve"]  # -P: not this folder's code
 
 
 @contextlib.contextmanager

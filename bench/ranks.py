@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from bench import distributed, pause
+from bench import children, distributed, pause
 from bench.distributed import LostError, Seat, World
 from bench.records import BenchError, Training, plain
 
@@ -95,13 +93,17 @@ class _OverError(Exception):
 
 def _start(seat: Seat, rank: int, message: dict[str, Any]) -> subprocess.Popen[str]:
     own = Seat(World(rank, seat.world.size), rank, seat.address, seat.ports)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.join"],
+    process = subprocess.Popen(  # noqa: S603 - our own words
+        children.python("bench.join"),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         encoding="utf-8",
-        env={"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **own.environment()},  # one line tells, not all
+        env={
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+            **children.environment(),
+            **own.environment(),
+        },  # one line tells, not all
     )
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # it died at once: told where it is missed

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import children
 from bench.code import closure_digest, module_file
 from bench.facts import Facts, tell
 from bench.records import BenchError, Unit, freeze, is_aside, is_later
@@ -313,7 +314,11 @@ def keep(path: Path, cache: Any) -> None:
 
 def _describe_in_child(names: list[str]) -> dict[str, list[dict[str, Any]]]:
     done = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "bench.registry", *names], capture_output=True, text=True, check=False
+        children.python("bench.registry", *names),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=children.environment(),
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bench import registry
+from bench import children, registry
 from bench.planning.plan import Planned
 from bench.records import Aim, BenchError, Cell, Data, Training, Unit, freeze
 
@@ -94,12 +94,13 @@ def _answers(units: Sequence[_Ask]) -> list[str] | None:
     """What each unit objects to, or nothing; ``None`` where it cannot be asked: a login node without torch."""
     if "torch" in sys.modules:  # what takes seconds is here already
         return [_objection(kind, unit) for kind, unit in units]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.planning.refusals"],
+    done = subprocess.run(  # noqa: S603 - our own words
+        children.python("bench.planning.refusals"),
         input=json.dumps([[kind, unit.name, unit.all_settings] for kind, unit in units]),
         capture_output=True,
         text=True,
         check=False,
+        env=children.environment(),
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]

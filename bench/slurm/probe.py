@@ -50,7 +50,7 @@ def nodes(runs: Path, asked: Resources, *, gpus: bool) -> Iterator[Finding]:
         with _meeting_point(runs) as place:
             began, clock = time.monotonic(), time.time()
             with artifacts.lock(place):
-                said = json.loads(_srun(place, asked, ["-m", "bench.slurm.probe", str(place)]))
+                said = json.loads(_srun(place, asked, ["-P", "-m", "bench.slurm.probe", str(place)]))
             waited = time.monotonic() - began
             yield Finding(
                 "Python on nodes",
@@ -199,6 +199,8 @@ def _locked(folder: Path) -> str:
     try:
         with artifacts.free(folder) as free:
             return "free" if free else "held"
+    except BenchError as error:
+        return getattr(error.__cause__, "strerror", None) or str(error)
     except OSError as error:
         return error.strerror or str(error)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench import artifacts
+from bench import artifacts, children
 from bench.records import BenchError
 from bench.slurm import cluster, ledger
 from bench.slurm.resources import VARIABLES, Resources
@@ -88,7 +88,7 @@ def script(resources: Resources, folder: Path, first: int) -> str:
 
     :param first: number of the array's first pack.
     """
-    return _script(resources, ["-u", "-m", "bench.slurm.supervisor", str(folder), str(first)])
+    return _script(resources, ["-u", "-P", "-m", "bench.slurm.supervisor", str(folder), str(first)])
 
 
 def _script(resources: Resources, python: Sequence[str]) -> str:
@@ -158,11 +158,11 @@ def environment() -> dict[str, str]:
     ours = ("SLURM_", "SRUN_", "SUBMITIT_")
     kept = {
         key: value
-        for key, value in os.environ.items()
+        for key, value in children.environment().items()
         if key == "SLURM_CONF" or not (key.startswith(ours) or key in bound)
     }
     own = str(artifacts.as_given(Path(bench.__file__).parent.parent))
-    paths = [own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [own, *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
     if any(Path(path or ".").resolve() == Path(own).resolve() for path in sys.path if "site-packages" in own):
         paths = paths[1:]  # installed: the interpreter finds it
     kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(str(artifacts.as_given(Path(p))) for p in paths))

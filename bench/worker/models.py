@@ -36,7 +36,10 @@ class _NoBackbone(Backbone):
 
 
 def build(method: Method, backbone: Backbone, shape: DataShape, session: Session) -> Model:
-    """The untrained model, on the session's device."""
+    """The untrained model, on the session's device; whatever its randomness comes from, the training's seed decides."""
+    torch.manual_seed(
+        session.generator("global").initial_seed()
+    )  # a plain nn.Linear draws from torch's own generator
     model = method.build(backbone, shape, session.generator("weights"))
     model.to(session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     return model

@@ -109,6 +109,7 @@ def descend(
         whitening.fit(model, data.images)
     if training.sync_batch_norm:
         synchronized(model, where)
+    torch.manual_seed(session.generator("global").initial_seed())  # as before build: what lies between may draw
     with join(where):
         model = method.train(model, data, session)
     few = {"of": dataset.of["train"]} if isinstance(dataset, Few) else {}

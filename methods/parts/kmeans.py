@@ -12,13 +12,22 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from bench.contracts import BenchError
+
 _FLAT = 1e-6  # a component below this part of the first one's variance is numerical noise: dropped
 
 
 def whiten(features: Tensor, components: int) -> Tensor:
-    """The first principal components at unit variance, rows of unit length: (N, d) to (N, <= components)."""
+    """The first principal components at unit variance, rows of unit length: (N, d) to (N, <= components).
+
+    :raises BenchError: features that k-means cannot part: not finite, or the same for all images.
+    """
+    if not features.isfinite().all():
+        raise BenchError("features are not finite: the training diverged (try a smaller lr)")
     centered = features.double() - features.double().mean(0)
     variance, axes = torch.linalg.eigh(centered.T @ centered / max(1, len(centered) - 1))
+    if variance[-1] <= (torch.finfo(torch.float32).eps * features.abs().max()) ** 2:
+        raise BenchError("features are the same for all images: the training collapsed (try a smaller lr)")
     keep = variance.flip(0)[:components] > _FLAT * variance[-1]
     axes, variance = axes.flip(1)[:, :components][:, keep], variance.flip(0)[:components][keep]
     return F.normalize((centered @ (axes / variance.sqrt())).float())

@@ -92,34 +92,46 @@ def fit(
     """The file's tensors under the network's names; counters of batches and input statistics may lack.
 
     Of all prefixes (``encoder_q.``, ``teacher.backbone.``...) the one under which most names and shapes
-    agree is taken; of equals one that is no second copy (MoCo's keys, DINO's student), then the shortest.
+    agree is taken; of equals one that is no second copy (MoCo's keys, DINO's student). Several that are left are
+    refused where their weights differ.
 
     :param wanted: what the network has (``state_dict``).
     :param prefix: of the names in the file that count, where it is known.
     :param dropped: modules that the network had and that were taken off: their weights may be left over.
     :raises BenchError: what is missing, left over below a module of the network, or of another shape, by name.
     """
-    best: tuple[int, bool, int, str, Callable[[str], str]] | None = None
+    candidates: list[tuple[int, bool, int, str, Callable[[str], str]]] = []
     for spelling in _SPELLINGS:
         name = _renamer(spelling)
         for candidate, count in _prefixes(found, wanted, name).items():
-            if prefix is not None and candidate != prefix:
-                continue
-            second = bool(_SECOND & set(candidate.split(".")))
-            one = (count, not second, -len(candidate), candidate, name)
-            if best is None or one[:4] > best[:4]:
-                best = one
-    if best is None:
+            if prefix in {None, candidate}:
+                second = bool(_SECOND & set(candidate.split(".")))
+                candidates.append((count, not second, -len(candidate), candidate, name))
+    if not candidates:
         raise BenchError(
             f"{where}: no weight of the network is in the file{'' if prefix is None else f' below {prefix!r}'}; the "
             f"file has {_some(list(found))}; the network {_some(list(wanted))}"
         )
+    best = max(candidates, key=lambda one: one[:4])
     *_, chosen, name = best
     names = {key: chosen + name(key) for key in wanted}
     problems = list(_problems(found, wanted, names, chosen, dropped))
     if problems:
         raise BenchError(f"{where}: does not fit the network: {_some(problems, '; ')}")
-    return {key: found[other] for key, other in names.items() if other in found}
+    fitting = {key: found[other] for key, other in names.items() if other in found}
+    others = {c[3] for c in candidates if c[:2] == best[:2] and _differs(found, fitting, c[3], c[4])}
+    if others:
+        listed = ", ".join(map(repr, sorted({chosen, *others})))
+        raise BenchError(
+            f"{where}: several networks fit, below {listed}: write checkpoint.prefix = one of them"
+        )
+    return fitting
+
+
+def _differs(found: Weights, fitting: Weights, prefix: str, name: Callable[[str], str]) -> bool:
+    """Whether the file has other weights of the same names below another prefix."""
+    pairs = ((value, found.get(prefix + name(key))) for key, value in fitting.items() if not _optional(key))
+    return any(other is not None and not torch.equal(value, other) for value, other in pairs)
 
 
 def _renamer(spelling: Sequence[tuple[str, str]]) -> Callable[[str], str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -254,6 +256,18 @@ def test_a_dead_holder_lets_go(tmp_path, holder):
     begun = time.monotonic()
     with artifacts.lock(tmp_path):
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_disk_without_locks_is_told_with_its_remedy(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    says = rf"{re.escape(str(tmp_path))}.*no file locks \({re.escape(os.strerror(code))}\).*--runs"
+    for hold in (artifacts.lock, artifacts.free):
+        with pytest.raises(BenchError, match=says), hold(tmp_path):
+            pass
 
 
 def test_a_lock_where_nothing_can_be_written_is_told(tmp_path):

@@ -96,6 +96,18 @@ def test_a_prefix_that_is_named_is_taken(tmp_path):
         weights.fit(weights.read(tmp_path / "w.pt"), WANTED, "w", prefix="x.")
 
 
+def test_several_networks_that_fit_are_not_chosen_from(tmp_path):
+    saved = {**named("online_encoder."), **named("target_encoder.", value=2.0)}
+    torch.save(saved, tmp_path / "w.pt")
+    says = r"below 'online_encoder\.', 'target_encoder\.': write checkpoint\.prefix"
+    with pytest.raises(BenchError, match=says):
+        weights.fit(weights.read(tmp_path / "w.pt"), WANTED, "w")
+    found = weights.fit(weights.read(tmp_path / "w.pt"), WANTED, "w", prefix="online_encoder.")
+    assert (found["fc.bias"] == 1).all()
+    twice = {**named("online_encoder."), **named("target_encoder.")}  # the same weights: nothing to choose
+    assert set(weights.fit(twice, WANTED, "w")) == {"conv.weight", "fc.bias"}
+
+
 def test_what_does_not_fit_is_told_by_name():
     found = {"m.conv.weight": torch.zeros(2, 3), "m.fc.bias": torch.zeros(5), "m.conv.bias": torch.zeros(2)}
     with pytest.raises(BenchError) as told:

@@ -93,6 +93,16 @@ def test_consistency_terms() -> None:
     assert supervised_term(z, torch.full((4,), -1)) == 0
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e6])
+def test_features_that_collapsed_are_told(value: float) -> None:
+    with pytest.raises(BenchError, match="features are the same for all images"):
+        whiten(torch.full((50, 6), value), 4)
+    with pytest.raises(BenchError, match="features are not finite"):
+        whiten(torch.full((50, 6), torch.nan), 4)
+    spread = value + 1e-3 * max(1.0, value) * torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
+    assert whiten(spread, 4).shape == (50, 4)
+
+
 def test_whitened_points_are_uncorrelated_and_of_unit_length() -> None:
     points = torch.randn(500, 6) @ torch.randn(6, 6) + 3
     white = whiten(torch.cat([points, points[:, :1]], 1), 4)  # the repeated column has no variance of its own

@@ -146,8 +146,11 @@ SAID = {
         "",
     ),
     "no --mem": ({"--exclusive", "--cpus-per-task=8"}, ""),
-    "Apptainer": (set(), "apptainer exec --nv --bind /scratch image.sif python -u -m bench.slurm.supervisor"),
-    "Pyxis": (set(), "--container-mounts=/scratch:/scratch python3 -u -m bench.slurm.supervisor"),
+    "Apptainer": (
+        set(),
+        "apptainer exec --nv --bind /scratch image.sif python -u -P -m bench.slurm.supervisor",
+    ),
+    "Pyxis": (set(), "--container-mounts=/scratch:/scratch python3 -u -P -m bench.slurm.supervisor"),
     "preemptible": ({"--partition=scavenge", "--time=1440", "--requeue"}, ""),
     "arrays off": (set(), ""),
 }
