@@ -152,7 +152,7 @@ class ResizedCrop:
             return self._enlarged(images, x * (width - w) + w / 2, y * (height - h) + h / 2, w, h)
         w, h = w.round().clamp(min=1), h.round().clamp(min=1)
         left, top = (x * (width - w)).round(), (y * (height - h)).round()
-        if len(images) == 1:
+        if len(images) == 1 and images.device.type == "cpu":
             rows, columns = (slice(int(start), int(start + size)) for start, size in ((top, h), (left, w)))
             window = unit(images[..., rows, columns])
             return F.interpolate(window, (self.side, self.side), mode="bilinear", antialias=True)

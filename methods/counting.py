@@ -27,8 +27,8 @@ class Counting(Loop):
 
     :param crop: side of the image in pixels, even.
     :param counts: length of phi, which ends in a ReLU; ``hidden``: widths of the layers below.
-    :param fillers: deviations of the counting layers' first weights, of Caffe's reference AlexNet (fc6, fc7, fc8), with
-        which counts begin below the margin; (): by their inputs (He), with which they begin at a thousand times it.
+    :param fillers: deviations of the counting layers' first weights; (): by their inputs (He), with which the counts of a
+        large net begin at a thousand times the margin. Caffe's reference AlexNet has 0.005, 0.005, 0.01 (fc6, fc7, fc8).
     :param margin: M, by how much the counts of two images differ at least (squared distance).
     :param filters: of D, one drawn for each image; a single one leaves a mark that tells D x from T_j x.
     :param gray: part of the images without color: a lens bends colors apart at the border of T_j x alone.
@@ -57,7 +57,7 @@ class Counting(Loop):
     margin: float = 10.0
     filters: tuple[str, ...] = resampling.FILTERS
     gray: float = 0.67
-    fillers: tuple[float, ...] = later((0.005, 0.005, 0.01))
+    fillers: tuple[float, ...] = later(())
 
     def __post_init__(self) -> None:
         if self.crop % _ROWS or not self.crop:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from bench.augment import unit
 from bench.contracts import Frame
 from bench.distributed import LostError
 from bench.draws import Draws
@@ -123,6 +124,8 @@ def _stacked(number: int, views: list[Tensor]) -> Tensor:
     shapes = sorted({tuple(view.shape) for view in views})
     if len(shapes) > 1:
         raise BenchError(f"view {number} has images of {shapes[0]} and {shapes[-1]}: crop them to one size")
+    if len({view.dtype for view in views}) > 1:  # some came as bytes, where there was nothing to resample
+        views = [unit(view) for view in views]
     return torch.stack(views)
 
 

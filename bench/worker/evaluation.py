@@ -124,7 +124,7 @@ def _evaluate(
 @functools.lru_cache(maxsize=4)
 def target_of(cell_aim: Any, place: Place, where: torch.device) -> tuple[Target, dict[str, Any]]:
     """What a cell judges on; several cells in turn share it."""
-    return assemble.target(cell_aim, place.dataset(cell_aim.dataset), place.data, where)
+    return assemble.target(cell_aim, place.dataset(cell_aim), place.data, where)
 
 
 def _fresh(model: Model, variant: str) -> dict[str, traps.State]:
@@ -159,7 +159,7 @@ def _assigned(
     kept = Assignments(files.path)
     if not kept:
         return kept, None
-    dataset = place.dataset(training.data.dataset)
+    dataset = place.dataset(training.data)
     return kept, assemble.trained_labels(training.data, dataset, place.data)
 
 

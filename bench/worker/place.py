@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench import registry
+from bench.backbones._whitening import RECIPES
 from bench.contracts import Dataset
 from bench.data._few import Few
 from bench.outlook import Clock
-from bench.records import Rehearsal, Unit
+from bench.records import Aim, Data, Rehearsal
 
 Progress = Callable[[str, int, int], None]  # what, steps done, of how many
 
@@ -50,7 +51,12 @@ class Place:
         """At most so many of each descent; 0: all."""
         return self.rehearsal.steps if self.rehearsal else 0
 
-    def dataset(self, unit: Unit) -> Dataset:
-        """A record's dataset; in a rehearsal, few images of it."""
-        found: Dataset = registry.load("dataset", unit)
-        return Few(found, self.rehearsal.images) if self.rehearsal else found
+    def dataset(self, part: Data | Aim) -> Dataset:
+        """The dataset of a training or a target; in a rehearsal, few images of it."""
+        found: Dataset = registry.load("dataset", part.dataset)
+        if not self.rehearsal:
+            return found
+        side = part.dataset.get("side", found.image_side)
+        fitted = isinstance(part, Data) and part.whitening in RECIPES and isinstance(side, int)
+        # A whitening needs more images than an image has numbers, beside those that are held out.
+        return Few(found, self.rehearsal.images + (3 * side**2 if fitted and isinstance(side, int) else 0))

@@ -87,7 +87,7 @@ def descend(
     where = machine.device()
     method, backbone = method_of(training), backbone_of(training)
     _check_needs(method, backbone)
-    dataset = place.dataset(training.data.dataset)
+    dataset = place.dataset(training.data)
     data, info = assemble.training_set(training.data, dataset, place.data, method.sees_labels, where)
     session = Session(
         files.path,
@@ -109,7 +109,9 @@ def descend(
         whitening.fit(model, data.images)
     if training.sync_batch_norm:
         synchronized(model, where)
-    torch.manual_seed(session.generator("global").initial_seed())  # as before build: what lies between may draw
+    torch.manual_seed(
+        session.generator("global").initial_seed()
+    )  # as before build: what lies between may draw
     with join(where):
         model = method.train(model, data, session)
     few = {"of": dataset.of["train"]} if isinstance(dataset, Few) else {}

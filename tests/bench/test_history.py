@@ -84,7 +84,7 @@ def test_why_names_the_core(finished, bench, monkeypatch, forgetting):
     for module in (artifacts, history):
         monkeypatch.setattr(module, "NUMERICS", 99)
     forgetting()
-    assert "the harness's NUMERICS went from 1 to 99" in bench("why", cell).out
+    assert "the harness's NUMERICS went from 2 to 99" in bench("why", cell).out
 
 
 def test_a_comment_makes_nothing_stale(finished, bench, edit):

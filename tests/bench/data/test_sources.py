@@ -62,6 +62,14 @@ def test_views_and_epochs_draw_differently(pixels):
     assert not torch.equal(first, later)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_needs_no_resampling_stands_beside_others(tmp_path, workers):
+    images = Streamed(save(tmp_path, [(16, 16), (32, 32)]), workers=workers)
+    first, second = one_batch(images, [0, 1], (Chain((Resize(16),)),))[0]
+    assert first.max() <= 1
+    assert first.mean() == pytest.approx(float(second.mean()), abs=0.1)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_global_random_state_is_used(pixels, workers):
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002 - the state that must not change
