@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from bench.launch import Event, Task
-from bench.outlook import minutes
+from bench.outlook import Clock, minutes
 from bench.planning.suite import Suite
 
 
@@ -80,6 +80,7 @@ class _Bars:
         self.bars = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
         self.all = self.bars.add_task("all trainings", total=self.total, note="")
         self.rows: dict[int, object] = {}
+        self.clocks: dict[int, Clock] = {}
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -92,9 +93,10 @@ class _Bars:
         key = id(event.task)
         if event.kind == "start":
             name = f"{event.task.label} seed {event.task.training.seed}"
-            self.rows[key] = self.bars.add_task(name, total=1.0, note="starting")
+            self.rows[key], self.clocks[key] = self.bars.add_task(name, total=1.0, note="starting"), Clock()
         elif event.kind == "progress" and key in self.rows:
-            self.bars.update(self.rows[key], completed=event.done, total=event.total, note=event.what)  # type: ignore[arg-type]
+            note = event.what + self.clocks[key].left(event.done, event.total)
+            self.bars.update(self.rows[key], completed=event.done, total=event.total, note=note)  # type: ignore[arg-type]
         elif event.kind == "end" and key in self.rows:
             self.bars.remove_task(self.rows.pop(key))  # type: ignore[arg-type]
             self.ended += 1

@@ -78,9 +78,7 @@ def home(tmp_path, monkeypatch, described) -> Path:
     for variable, name in _FOLDERS.items():
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.setenv("BENCH_DEVICE", "cpu")
-    monkeypatch.setenv(
-        "BENCH_CHECKPOINT", "0"
-    )  # after every step: tests stop trainings of seconds and go on with them
+    monkeypatch.setenv()  # after every step: tests stop trainings of seconds and go on with them
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cache").mkdir()
     shutil.copy(described, tmp_path / "cache" / "units.json")

@@ -21,6 +21,7 @@ from typing import Any
 
 from bench import artifacts
 from bench.launch import Event, LocalProcesses, Places, Task
+from bench.outlook import Clock
 from bench.records import BenchError
 from bench.slurm import ledger
 
@@ -232,6 +233,7 @@ class Beat:
         self.mark = before.get("mark")
         self.spent, self.begun, self.saved = float(before.get("seconds", 0.0)), time.time(), False
         self.running: dict[str, dict[str, Any]] = {}
+        self.clocks: dict[str, Clock] = {}
         self.unbegun = 0
         self.last, self.changed = 0.0, True
 
@@ -286,7 +288,8 @@ class Beat:
             self.running[name] = {"training": name, "label": event.task.label, "since": time.time()}
             self.changed = True
         elif event.kind == "progress":
-            self.running[name] |= {"what": event.what, "done": event.done, "total": event.total}
+            left = self.clocks.setdefault(name, Clock()).left(event.done, event.total)
+            self.running[name] |= {"what": event.what + left, "done": event.done, "total": event.total}
         elif event.kind in {"end", "paused"}:
             self.running.pop(name, None)
             if event.problems:

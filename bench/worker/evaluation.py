@@ -20,7 +20,7 @@ from bench.session import Assignments, Session
 from bench.worker import machine
 from bench.worker.models import backbone_of, build, method_of
 from bench.worker.outcomes import SkipError, guarded
-from bench.worker.place import Place, Progress, reporter
+from bench.worker.place import Place, Progress
 
 
 def evaluate(cells: Sequence[Cell], files: artifacts.Folder, place: Place, progress: Progress) -> list[str]:
@@ -93,7 +93,7 @@ def _evaluate(
             cache=FileCache(place.cache / "features"),
             precision=training.precision,
             stamp=digest([artifacts.cell_id(cell), info]),
-            report=reporter(cell.protocol.name, progress),
+            report=lambda done, total: progress(cell.protocol.name, done, total),
             steps=place.steps,
         )
         session.features = cell.aim.features

@@ -11,16 +11,9 @@ from bench import registry
 from bench.backbones._whitening import RECIPES
 from bench.contracts import Dataset
 from bench.data._few import Few
-from bench.outlook import Clock
 from bench.records import Aim, Data, Rehearsal
 
 Progress = Callable[[str, int, int], None]  # what, steps done, of how many
-
-
-def reporter(what: str, progress: Progress) -> Callable[[int, int], None]:
-    """Steps done, of how many, to progress with the time that is left."""
-    clock = Clock()
-    return lambda done, total: progress(what + clock.left(done, total), done, total)
 
 
 @dataclass(frozen=True)

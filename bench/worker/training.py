@@ -20,7 +20,7 @@ from bench.session import Session
 from bench.worker import machine
 from bench.worker.models import backbone_of, build, method_of
 from bench.worker.outcomes import SkipError, guarded
-from bench.worker.place import Place, Progress, reporter
+from bench.worker.place import Place, Progress
 
 Make = Callable[[Training], list[str]]  # makes the model of another training; returns what went wrong
 Look = Callable[[Model, Session], None]  # at what is about to be trained; raises when it would be in vain
@@ -98,7 +98,7 @@ def descend(
         budget=training.budget,
         snapshots=training.snapshots,
         stamp=digest([artifacts.training_id(training), info]),
-        report=reporter("train", progress),
+        report=lambda done, total: progress("train", done, total),
         steps=place.steps,
     )
     model = build(method, backbone, data.shape, session)

@@ -18,9 +18,9 @@ from bench import registry
 from bench.contracts import Cache, Model, Room, Rows, Samples, Target
 from bench.data.sources import Reader, Streamed
 from bench.features import Need
+from bench.outlook import Clock
 from bench.records import Unit
 from bench.session import Session
-from bench.worker.place import reporter
 
 IMAGES, JUDGED, WIDTH, CLASSES, LAYERS = 1_280_000, 50_000, 9600, 1000, 5
 PART = 0.02
@@ -97,7 +97,8 @@ def main(folder: Path) -> None:
     encoder = registry.load("backbone", Unit("alexnet_small")).build(generator=torch.Generator())
     cache = DrawnCache()
     run = Session(folder, seed=0, device=torch.device("cpu"), cache=cache, weights_digest="w")
-    run.report = reporter("linear_probe", progress)
+    clock = Clock()
+    run.report = lambda done, total: progress("linear_probe" + clock.left(done, total), done, total)
     settings = {"augment": "none", "layers": tuple(encoder.layers)[:LAYERS]}
     probe = registry.load("protocol", Unit.of("linear_probe", settings))
     from protocols import _batches, _features, linear_probe

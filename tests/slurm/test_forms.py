@@ -180,8 +180,8 @@ APPTAINER = """#!/bin/bash
 shift 3
 if unshare --mount true 2>/dev/null; then
   exec unshare --mount bash -c '
-    mount --rbind / {home}/root && mount --bind {home}/inside {home}/root/media && cd "$OLDPWD" 2>/dev/null
-    exec chroot {home}/root /bin/bash -c "cd {home} && exec {home}/inside/bin/python \\"\\$@\\"" bash "$@"' bash "$@"
+    mount --rbind / {home}/image && mount --bind {home}/inside {home}/image/media && cd "$OLDPWD" 2>/dev/null
+    exec chroot {home}/image /bin/bash -c "cd {home} && exec {home}/inside/bin/python \\"\\$@\\"" bash "$@"' bash "$@"
 fi
 exec {home}/inside/bin/python "$@"
 """
@@ -201,7 +201,7 @@ def test_a_container_is_where_jobs_run(slurm, home, suite, monkeypatch):
     for folder in (
         inside / "bin",
         inside / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}",
-        home / "root",
+        home / "image",
         home / "bin",
     ):
         folder.mkdir(parents=True)

@@ -38,6 +38,12 @@ def written(places, monkeypatch, home):
     return write
 
 
+@pytest.fixture
+def often(monkeypatch):
+    """Trainings of seconds are saved after every step, so that a test sees when they are under way."""
+    monkeypatch.setenv("BENCH_CHECKPOINT", "0")
+
+
 def start(made, index=0):
     command = [sys.executable, "-m", "bench.slurm.supervisor", str(made.folder), str(index)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -81,7 +87,7 @@ def test_a_pack_that_is_over_is_not_begun_again(suite, places, written):
 
 
 @pytest.mark.slow
-def test_told_to_stop_it_saves_and_goes_on_later_without_counting_an_attempt(suite, places, written, home):
+def test_told_to_stop_it_saves_and_goes_on_later_without_counting_an_attempt(suite, places, written, often):
     path = suite("[methods.napper]\nnap = 0.2", top='seeds = 3\nbudget = "20 epochs"')
     made = written(path)
     process = start(made)
@@ -208,7 +214,7 @@ def test_suspects_are_what_the_heartbeat_names_else_the_first_in_order(suite, pl
 @pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize("blow", ["SIGTERM alone", "preemption"])
-def test_a_job_that_is_told_to_stop_runs_again_by_itself(slurm, home, suite, places, blow):
+def test_a_job_that_is_told_to_stop_runs_again_by_itself(slurm, often, suite, places, blow):
     cluster = slurm()
     path = suite(
         "[methods.napper]\nnap = 0.3\n[slurm]\nmem = '3G'\ncpus = 2", top='seeds = 2\nbudget = "20 epochs"'
