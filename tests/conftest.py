@@ -78,7 +78,6 @@ def home(tmp_path, monkeypatch, described) -> Path:
     for variable, name in _FOLDERS.items():
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.setenv("BENCH_DEVICE", "cpu")
-    monkeypatch.setenv()  # after every step: tests stop trainings of seconds and go on with them
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cache").mkdir()
     shutil.copy(described, tmp_path / "cache" / "units.json")
@@ -145,7 +144,7 @@ def bench(home, monkeypatch, capsys) -> Callable[..., Result]:
     yield run
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
-    evaluation.target_of.cache_clear()
+    evaluation._target.cache_clear()
 
 
 @pytest.fixture
