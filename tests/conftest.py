@@ -144,7 +144,7 @@ def bench(home, monkeypatch, capsys) -> Callable[..., Result]:
     yield run
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
-    evaluation._target.cache_clear()
+    evaluation.target_of.cache_clear()
 
 
 @pytest.fixture
