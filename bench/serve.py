@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -42,6 +43,9 @@ class _Speaker:
 
 def main() -> int:
     """Serve until told to stop."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all; who was started here follows its parent
     rank = _rank() if "--slurm" in sys.argv else 0
     out = Path(os.devnull).open("w") if rank else os.fdopen(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115
     os.dup2(2, 1)
@@ -67,8 +71,6 @@ def main() -> int:
         except pause.PausedError:
             speaker.say(event="paused")
             return 0
-        except KeyboardInterrupt:
-            return 130
     return 0
 
 
@@ -92,6 +94,7 @@ def _listen(lines: TextIO, jobs: queue.Queue[dict[str, Any]]) -> None:
             continue
         jobs.put(message)
         if "stop" in message:
+            pause.ask()  # who is told so amid a job was interrupted
             return
     os._exit(1)  # the parent died: what was saved stays, nobody waits for the rest
 

@@ -86,23 +86,24 @@ def _images(part: Samples, ids: Sequence[str], folder: Path) -> None:
 def _annotation(name: str, shape: Sequence[int], found: Mapping[str, Tensor]) -> ET.Element:
     """VOC's XML; corners are 1-based and include their pixel."""
     root = ET.Element("annotation")
-    _add(root, {"folder": "scenes", "filename": f"{name}.jpg"})
+    add(root, {"folder": "scenes", "filename": f"{name}.jpg"})
     size = ET.SubElement(root, "size")
-    _add(size, {"width": shape[2], "height": shape[1], "depth": shape[0]})
-    _add(root, {"segmented": 1})
+    add(size, {"width": shape[2], "height": shape[1], "depth": shape[0]})
+    add(root, {"segmented": 1})
     rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["difficult"].tolist(), strict=True)
     for (left, top, right, bottom), label, difficult in rows:
         node = ET.SubElement(root, "object")
-        _add(
+        add(
             node, {"name": CLASSES[label], "pose": "Unspecified", "truncated": 0, "difficult": int(difficult)}
         )
         corners = {"xmin": int(left) + 1, "ymin": int(top) + 1, "xmax": int(right), "ymax": int(bottom)}
-        _add(ET.SubElement(node, "bndbox"), corners)
+        add(ET.SubElement(node, "bndbox"), corners)
     ET.indent(root)
     return root
 
 
-def _add(node: ET.Element, values: Mapping[str, object]) -> None:
+def add(node: ET.Element, values: Mapping[str, object]) -> None:
+    """Children of a node, a text each."""
     for key, value in values.items():
         ET.SubElement(node, key).text = str(value)
 

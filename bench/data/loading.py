@@ -12,6 +12,7 @@ import functools
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import tempfile
 import threading
@@ -377,7 +378,8 @@ def _fits(folder: str) -> bool:
 
 
 def _watch_parent(_: int) -> None:
-    """In a worker: nothing outlives who started it, not even a worker that waits to be heard."""
+    """In a worker: nothing outlives who started it, not even a worker that waits to be heard; Ctrl-C is its parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -181,13 +181,21 @@ def test_nothing_outlives_a_killed_parent(started):
     _until(lambda: not set(family) & set(_parents()), 20)
 
 
-def test_nothing_outlives_an_interrupted_command(started):
-    process = started(text=LONG)
-    _training(process.pid)
+def _seconds(pid):
+    """CPU time that a process took."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_an_interrupted_command_saves_and_nothing_outlives_it(started):
+    process = started(text=SUITE.replace("3 epochs", "6000 epochs"))
+    worker = _training(process.pid)[0]
+    _until(lambda: _seconds(worker) > 3)  # it reads a few batches ahead: steps were taken
     family = _below(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     process.wait(60)
     _until(lambda: not set(family) & set(_parents()), 20)
+    assert list(Path("runs").glob("*/checkpoint.safetensors"))  # saved long before the time for it had come
 
 
 def test_a_killed_data_worker_costs_an_attempt(started):

@@ -14,7 +14,7 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 from bench.data import proposals
-from bench.data._write_voc import palette
+from bench.data._write_voc import add, palette
 from bench.data.standins.pictures import Pixels, picture, stream
 from bench.data.voc import VOC_CLASSES
 
@@ -119,23 +119,18 @@ def _presence(scene: _Scene, label: int) -> int:
 def _annotation(name: str, scene: _Scene, year: str) -> ET.Element:
     """VOC's XML; corners are 1-based and include their pixel."""
     root = ET.Element("annotation")
-    _add(root, {"folder": year, "filename": f"{name}.jpg"})
-    _add(ET.SubElement(root, "source"), {"database": "a stand-in"})
-    _add(ET.SubElement(root, "size"), {"width": scene.image.width, "height": scene.image.height, "depth": 3})
-    _add(root, {"segmented": int(scene.segmented)})
+    add(root, {"folder": year, "filename": f"{name}.jpg"})
+    add(ET.SubElement(root, "source"), {"database": "a stand-in"})
+    add(ET.SubElement(root, "size"), {"width": scene.image.width, "height": scene.image.height, "depth": 3})
+    add(root, {"segmented": int(scene.segmented)})
     for thing in scene.things:
         node, (left, top, right, bottom) = ET.SubElement(root, "object"), thing.box
         said = {"name": VOC_CLASSES[thing.label], "pose": "Unspecified", "truncated": 0}
-        _add(node, {**said, "difficult": int(thing.difficult)})
+        add(node, {**said, "difficult": int(thing.difficult)})
         corners = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
-        _add(ET.SubElement(node, "bndbox"), corners)
+        add(ET.SubElement(node, "bndbox"), corners)
     ET.indent(root)
     return root
-
-
-def _add(node: ET.Element, values: Mapping[str, object]) -> None:
-    for key, value in values.items():
-        ET.SubElement(node, key).text = str(value)
 
 
 def _mask(scene: _Scene, *, objects: bool, border: int = 3) -> Pixels:
