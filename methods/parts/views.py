@@ -10,6 +10,7 @@ from bench.contracts import BenchError, DataShape, Frame
 
 STANDARD_CROP = 224  # pixels: where image sizes vary, of a shorter side of 256
 NAMES = ("none", "crop_flip", "pad_crop_flip", "translate_flip", "resized_crop")
+_PAD = 4  # pixels, MixMatch's
 PADDINGS = ("reflect", "zeros")
 
 
@@ -32,7 +33,7 @@ def geometry(
     pieces: dict[str, tuple[Frame, ...]] = {
         "none": center(shape, crop),
         "crop_flip": (*_shorter(shape, side), RandomCrop(side)) if side != shape.side else (),
-        "pad_crop_flip": (*_shorter(shape, side), RandomCrop(side, 4, padding)),
+        "pad_crop_flip": (*_shorter(shape, side), RandomCrop(side, _PAD, padding)),
         "translate_flip": (*_square(shape), PadCrop(max(1, side // 16), padding), *_window(crop)),
         "resized_crop": (ResizedCrop(side, scale),),
     }
@@ -40,6 +41,11 @@ def geometry(
         raise BenchError(f"augment {name!r} is not known: write {', '.join(NAMES)}")
     if padding not in PADDINGS:
         raise BenchError(f"padding {padding!r} is not known: write {' or '.join(PADDINGS)}")
+    most = {"crop_flip": shape.side, "pad_crop_flip": (shape.side or 0) + 2 * _PAD}.get(name)
+    if shape.side and most and side > most:
+        raise BenchError(
+            f"crop = {side}: {name} finds no such window in images of {shape.side}: write {most} or less"
+        )
     mirrored = flip and shape.flip and name != "none"
     return (*pieces[name], Flip()) if mirrored else pieces[name]
 
